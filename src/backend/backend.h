@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * backend.h - the border between the model and the machine: device memory, a
+ * queue of work, and the list of fused operations of the forward pass.
+ *
+ * The forward pass is written once, in model/, against this list. CPU and CUDA
+ * implement it; portable C (cpu/ops_portable.c) is the specification both are
+ * tested against. Only the engine thread calls a backend after its creation.
+ *
+ * Work is queued in order on an agl_stream. On the CPU an operation has finished
+ * when it returns; on a GPU it has been launched, bad arguments and launch errors
+ * are reported at once, and faults inside kernels surface in `stream_wait`.
+ *
+ * Shapes are written [slowest, ..., fastest]; all rows are contiguous unless a
+ * stride is given. Activations have the dtype of `backend->activation`. */
+#ifndef AGL_BACKEND_BACKEND_H
+#define AGL_BACKEND_BACKEND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/dtype.h"
+#include "base/status.h"
+
+typedef struct agl_backend agl_backend;
+typedef struct agl_stream agl_stream;    /* a queue of device work              */
+typedef struct agl_weight agl_weight;    /* a linear layer, in the backend's own layout */
+
+/* What device memory is for; agl_backend_memory reports bytes by tag. */
+typedef enum {
+    AGL_MEMORY_WEIGHTS,
+    AGL_MEMORY_KV,
+    AGL_MEMORY_ACTIVATIONS,
+    AGL_MEMORY_VISION,
+    AGL_MEMORY_ENCODER_CACHE,
+    AGL_MEMORY_STEP_INPUT,
+    AGL_MEMORY_WORKSPACE,
+    AGL_MEMORY_TAG_COUNT
+} agl_memory_tag;
+
+/* A linear layer y = x W^T + b as the checkpoint stores it: W is [out, in] row-major,
+ * in up to four stacked parts (q, k, v or gate, up), each contiguous. */
+#define AGL_WEIGHT_PARTS_MAX 4
+typedef struct {
+    struct {
+        const void *data;      /* [rows, in] of `dtype`                              */
+        const void *bias;      /* [rows] of `bias_dtype`; NULL: none                 */
+        int64_t rows;
+    } parts[AGL_WEIGHT_PARTS_MAX];
+    int part_count;
+    int64_t in;                /* columns                                            */
+    agl_dtype dtype;           /* F32, BF16 or F16; packed formats come with quant/  */
+    agl_dtype bias_dtype;
+} agl_weight_desc;
+
+/* Small parameter vectors (norms, tables) are plain device arrays of F32. */
+
+typedef struct {
+    void *out;                  /* [tokens, hidden]                                  */
+    const agl_weight *table;    /* [vocab, hidden], made by weight_create            */
+    const int32_t *ids;         /* [tokens]                                          */
+    const void *visual;         /* [visual_rows, hidden] activations; may be NULL    */
+    const int32_t *visual_rows; /* [tokens]: row of `visual` that replaces the embedding, or -1 */
+    int64_t tokens, hidden;
+} agl_embed_args;
+
+/* Residual stream and norms in one pass over each row:
+ *   if delta:  x += delta_weight ? RMS(delta) * delta_weight : delta
+ *   if y:      y  = RMS(x) * weight
+ * RMS(v) = v / sqrt(mean(v^2) + eps), in F32. y may be x when delta is NULL. */
+typedef struct {
+    void *x;                    /* [rows, hidden]                                    */
+    const void *delta;          /* [rows, hidden] or NULL                            */
+    const float *delta_weight;  /* [hidden] or NULL                                  */
+    void *y;                    /* [rows, hidden] or NULL                            */
+    const float *weight;        /* [hidden]                                          */
+    int64_t rows, hidden;
+    float eps;
+} agl_rmsnorm_args;
+
+/* y = gelu?(LayerNorm(x) * weight + bias), GELU in its erf form. y may be x. */
+typedef struct {
+    const void *x;              /* [rows, hidden]                                    */
+    void *y;
+    const float *weight, *bias; /* [hidden]                                          */
+    int64_t rows, hidden;
+    float eps;
+    bool gelu;
+} agl_layernorm_args;
+
+/* y = x W^T + b. rows may be any number >= 1. */
+typedef struct {
+    const void *x;              /* [rows, in], row stride x_stride elements          */
+    void *y;                    /* [rows, out] contiguous; F32 if y_f32              */
+    const agl_weight *weight;
+    int64_t rows, x_stride;
+    bool y_f32;                 /* logits                                            */
+} agl_linear_args;
+
+/* y = silu(gate) * up, where a row of x is [gate | up]. */
+typedef struct {
+    const void *x;              /* [rows, 2 * width]                                 */
+    void *y;                    /* [rows, width]                                     */
+    int64_t rows, width;
+} agl_swiglu_args;
+
+/* Geometry of the paged KV cache of one layer.
+ *   k, v   [pages, kv_heads, page_tokens, head_dim] of `dtype`; k is stored rotated. */
+typedef struct {
+    void *k, *v;
+    agl_dtype dtype;
+    int64_t page_tokens, kv_heads, head_dim;
+} agl_kv_layer;
+
+/* Rotate q and k in place in the fused QKV rows and write k, v into their pages.
+ * Pair j (dims 2j, 2j+1 of a head; interleaved) turns by positions[axis[j]][token] * inv_freq[j];
+ * dims from 2 * pairs on pass unchanged. MODEL.md, "RoPE". */
+typedef struct {
+    void *qkv;                  /* [tokens, (heads + 2 kv_heads) * head_dim]         */
+    const int32_t *positions;   /* [3, tokens]: temporal, height, width              */
+    const int64_t *slots;       /* [tokens]: page * page_tokens + offset; -1: do not store */
+    const float *inv_freq;      /* [pairs]                                           */
+    const int32_t *axis;        /* [pairs]: 0, 1 or 2                                */
+    int64_t tokens, heads, pairs;
+    agl_kv_layer kv;
+} agl_rope_store_args;
+
+/* One sequence's part of a step: `row_count` consecutive query rows whose last one is
+ * token number context - 1 of the sequence (all keys up to there are in the pages). */
+typedef struct {
+    int32_t row_first, row_count;
+    int32_t context;            /* keys the last row sees                            */
+    int32_t page_table;         /* first entry of this sequence in page_tables       */
+} agl_attention_sequence;
+
+/* Causal attention over pages; query head i reads kv head i / (heads / kv_heads). */
+typedef struct {
+    const void *q;              /* [rows, ...]: head h at q + row * q_stride + h * head_dim */
+    void *out;                  /* [rows, heads * head_dim]                          */
+    int64_t q_stride;           /* elements                                          */
+    const agl_attention_sequence *sequences; /* [sequence_count]                     */
+    const int32_t *page_tables; /* page numbers                                      */
+    int64_t sequence_count, rows, heads;
+    int64_t context_max;        /* largest context of the batch                      */
+    float scale;
+    agl_kv_layer kv;
+} agl_attention_paged_args;
+
+/* Full attention without mask inside each segment (vision). */
+typedef struct {
+    const void *qkv;            /* [tokens, 3 * heads * head_dim]: q | k | v         */
+    void *out;                  /* [tokens, heads * head_dim]                        */
+    const int32_t *segments;    /* HOST [segment_count + 1]: first token of each, then tokens */
+    int64_t segment_count, tokens, heads, head_dim;
+    float scale;
+} agl_attention_dense_args;
+
+/* Vision rotation, half-split pairs (i, i + head_dim/2), in place on q and k of qkv:
+ * i < head_dim/4 turns by row * inv_freq[i], the rest by column * inv_freq[i - head_dim/4]. */
+typedef struct {
+    void *qkv;                  /* [tokens, 3 * heads * head_dim]                    */
+    const int32_t *rows_columns;/* [tokens, 2]                                       */
+    const float *inv_freq;      /* [head_dim / 4]                                    */
+    int64_t tokens, heads, head_dim;
+} agl_rope_vision_args;
+
+/* 8-bit RGB image to normalised patch rows in merge order: block row, block column,
+ * row in block, column in block; each row is [channel][frame][patch row][patch column],
+ * value (pixel / 255 - mean) / std. Both frames hold the same picture. */
+typedef struct {
+    const uint8_t *pixels;      /* DEVICE [height, width, 3]                         */
+    void *out;                  /* [grid_h * grid_w, 3 * frames * patch * patch]     */
+    int64_t height, width, patch, merge, frames;
+    float mean[3], std[3];
+} agl_patchify_args;
+
+/* x += bicubic sample (A = -0.75, clamped, half-pixel centres) of a side x side table,
+ * in merge order. MODEL.md, "Position embedding interpolation". */
+typedef struct {
+    void *x;                    /* [grid_h * grid_w, hidden]                         */
+    const float *table;         /* [side * side, hidden]                             */
+    int64_t grid_h, grid_w, merge, side, hidden;
+} agl_position_embed_args;
+
+/* out[i] = x[rows[i]] */
+typedef struct {
+    const void *x;              /* [any, width]                                      */
+    void *out;                  /* [count, width]                                    */
+    const int32_t *rows;        /* [count]                                           */
+    int64_t count, width;
+} agl_gather_args;
+
+/* How one row of logits becomes a token. Penalties first, then bias and mask, then
+ * temperature, min_p, top_k, top_p; temperature 0 is the arg-max after penalties, lowest
+ * id on ties. Same row, parameters and `random`: same token on every batch. */
+typedef struct {
+    float temperature, top_p, min_p;
+    float repetition_penalty, frequency_penalty, presence_penalty;
+    int32_t top_k;              /* 0: off                                            */
+    int32_t logprobs;           /* -1: none; else alternatives wanted                */
+    double random;              /* uniform in [0, 1), drawn by the engine            */
+    /* Tokens seen so far, as (token, count) of the output and a flag for the prompt. */
+    const struct agl_token_count *counts;
+    int32_t count_count;
+    const agl_logit_bias *bias; /* added after penalties                             */
+    int32_t bias_count;
+    const uint32_t *allowed;    /* bit per token (LSB first), NULL: all              */
+} agl_sample_row;
+
+typedef struct agl_token_count {
+    int32_t token;
+    int32_t output_count;       /* 0: seen in the prompt only                        */
+} agl_token_count;
+
+typedef struct {
+    int32_t token;
+    float logprob;              /* of the raw logits                                 */
+    int32_t rank;
+    int32_t top_count;
+    agl_token_logprob *top;     /* HOST [logprobs], the caller's                     */
+} agl_sample_result;
+
+typedef struct {
+    const float *logits;        /* [rows, vocab]; may be overwritten                 */
+    int64_t rows, vocab;        /* ids at or above vocab_used are never chosen       */
+    int64_t vocab_used;
+    const agl_sample_row *params; /* HOST [rows]                                     */
+    agl_sample_result *results; /* HOST [rows]                                       */
+} agl_sample_args;
+
+typedef struct {
+    /* Memory. Device pointers are plain pointers; on the CPU the host may use them. */
+    agl_status (*alloc)(agl_backend *backend, void **out, size_t bytes, agl_memory_tag tag,
+                        agl_error *err);                     /* 64-byte aligned, zeroed */
+    void (*free)(agl_backend *backend, void *memory);
+    agl_status (*upload)(agl_stream *stream, void *device, const void *host, size_t bytes);
+    agl_status (*download)(agl_stream *stream, void *host, const void *device, size_t bytes);
+    agl_status (*copy)(agl_stream *stream, void *out, const void *in, size_t bytes); /* on device */
+
+    /* Weights. The description's data must stay mapped until weight_destroy: the CPU reads it in place. */
+    agl_status (*weight_create)(agl_backend *backend, agl_weight **out, const agl_weight_desc *desc,
+                                agl_error *err);
+    void (*weight_destroy)(agl_backend *backend, agl_weight *weight);
+
+    /* Streams. stream_wait reports what went wrong since the last wait. */
+    agl_status (*stream_create)(agl_backend *backend, agl_stream **out, agl_error *err);
+    void (*stream_destroy)(agl_stream *stream);
+    agl_status (*stream_wait)(agl_stream *stream, agl_error *err);
+
+    /* Operations. */
+    agl_status (*embed)(agl_stream *stream, const agl_embed_args *args);
+    agl_status (*rmsnorm)(agl_stream *stream, const agl_rmsnorm_args *args);
+    agl_status (*layernorm)(agl_stream *stream, const agl_layernorm_args *args);
+    agl_status (*linear)(agl_stream *stream, const agl_linear_args *args);
+    agl_status (*swiglu)(agl_stream *stream, const agl_swiglu_args *args);
+    agl_status (*rope_store)(agl_stream *stream, const agl_rope_store_args *args);
+    agl_status (*attention_paged)(agl_stream *stream, const agl_attention_paged_args *args);
+    agl_status (*attention_dense)(agl_stream *stream, const agl_attention_dense_args *args);
+    agl_status (*rope_vision)(agl_stream *stream, const agl_rope_vision_args *args);
+    agl_status (*patchify)(agl_stream *stream, const agl_patchify_args *args);
+    agl_status (*position_embed)(agl_stream *stream, const agl_position_embed_args *args);
+    agl_status (*gather)(agl_stream *stream, const agl_gather_args *args);
+    agl_status (*sample)(agl_stream *stream, const agl_sample_args *args);
+
+    void (*destroy)(agl_backend *backend);
+} agl_backend_ops;
+
+/* Every backend's struct begins with this. */
+struct agl_backend {
+    const agl_backend_ops *ops;
+    agl_dtype activation;       /* F32 on the CPU                                    */
+    const char *description;    /* "cpu (avx512, 2 threads)"                         */
+    uint64_t memory_total;      /* bytes the device has                              */
+    uint64_t memory_by_tag[AGL_MEMORY_TAG_COUNT];
+};
+
+struct agl_stream {
+    agl_backend *backend;
+};
+
+typedef struct {
+    uint32_t threads;           /* CPU; 0: all available                             */
+    uint32_t isa_mask;          /* CPU: clear bits to forbid instruction sets (tests); 0: all */
+    int device;                 /* CUDA ordinal                                      */
+} agl_backend_options;
+
+agl_status agl_backend_cpu_create(agl_backend **out, const agl_backend_options *options,
+                                  agl_error *err);
+
+/* Weight geometry, for assertions and reports. */
+int64_t agl_weight_out(const agl_weight *weight);
+int64_t agl_weight_in(const agl_weight *weight);
+
+#endif

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/json.h"
+
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/file_map.h"
+
+#define DEPTH_MAX 64
+
+agl_status agl_json_parse(struct json_object **out, const char *text, size_t bytes,
+                          const char *name, agl_error *err)
+{
+    *out = NULL;
+    if (bytes > INT_MAX) {
+        return agl_fail(err, AGL_ERR_LIMIT, "%s: %zu bytes of JSON are too many", name, bytes);
+    }
+    struct json_tokener *tokener = json_tokener_new_ex(DEPTH_MAX);
+    if (tokener == NULL) return agl_fail(err, AGL_ERR_MEMORY, "%s: no memory for JSON", name);
+    json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
+
+    struct json_object *value = json_tokener_parse_ex(tokener, text, (int)bytes);
+    enum json_tokener_error problem = json_tokener_get_error(tokener);
+    if (problem == json_tokener_continue) {
+        /* A bare number may end with the text: a white space tells the parser so. */
+        value = json_tokener_parse_ex(tokener, " ", 1);
+        problem = json_tokener_get_error(tokener);
+        if (problem == json_tokener_continue) problem = json_tokener_error_parse_eof;
+    }
+    size_t end = json_tokener_get_parse_end(tokener);
+    json_tokener_free(tokener);
+    if (problem != json_tokener_success) {
+        json_object_put(value);
+        return agl_fail(err, AGL_ERR_FORMAT, "%s: invalid JSON at byte %zu: %s", name, end,
+                        json_tokener_error_desc(problem));
+    }
+    while (end < bytes && (text[end] == ' ' || text[end] == '\n' || text[end] == '\r' || text[end] == '\t')) {
+        end++;
+    }
+    if (end < bytes) {
+        json_object_put(value);
+        return agl_fail(err, AGL_ERR_FORMAT, "%s: invalid JSON at byte %zu: text after the value",
+                        name, end);
+    }
+    *out = value;
+    return AGL_OK;
+}
+
+agl_status agl_json_load(struct json_object **out, const char *path, size_t limit_bytes,
+                         agl_error *err)
+{
+    char *text;
+    size_t bytes;
+    *out = NULL;
+    AGL_TRY(agl_file_read(&text, &bytes, path, limit_bytes, err));
+    agl_status status = agl_json_parse(out, text, bytes, path, err);
+    free(text);
+    return status;
+}
+
+struct json_object *agl_json_member(struct json_object *object, const char *key)
+{
+    struct json_object *value = NULL;
+    if (!json_object_is_type(object, json_type_object)) return NULL;
+    json_object_object_get_ex(object, key, &value);
+    return value;
+}
+
+static agl_status missing(bool required, const char *name, const char *key, const char *expected,
+                          agl_error *err)
+{
+    if (!required) return AGL_OK;
+    return agl_fail(err, AGL_ERR_NOT_FOUND, "%s: %s is missing, %s expected", name, key, expected);
+}
+
+static agl_status mistyped(struct json_object *value, const char *name, const char *key,
+                           const char *expected, agl_error *err)
+{
+    return agl_fail(err, AGL_ERR_FORMAT, "%s: %s is %.60s, %s expected", name, key,
+                    json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN), expected);
+}
+
+agl_status agl_json_get_int(int64_t *out, struct json_object *object, const char *key,
+                            int64_t min, int64_t max, bool required, const char *name, agl_error *err)
+{
+    struct json_object *value = agl_json_member(object, key);
+    if (value == NULL) return missing(required, name, key, "an integer", err);
+    int64_t number = 0;
+    bool is_integer = json_object_is_type(value, json_type_int);
+    if (is_integer) {
+        number = json_object_get_int64(value);
+    } else if (json_object_is_type(value, json_type_double)) {
+        double real = json_object_get_double(value);
+        /* Some clients write 5.0; 2^53 is the last range where that is exact. */
+        is_integer = real == floor(real) && fabs(real) <= 9007199254740992.0;
+        if (is_integer) number = (int64_t)real;
+    }
+    if (!is_integer) return mistyped(value, name, key, "an integer", err);
+    if (number < min || number > max) {
+        return agl_fail(err, AGL_ERR_ARGUMENT, "%s: %s is %lld, a value in [%lld, %lld] expected",
+                        name, key, (long long)number, (long long)min, (long long)max);
+    }
+    *out = number;
+    return AGL_OK;
+}
+
+agl_status agl_json_get_double(double *out, struct json_object *object, const char *key,
+                               double min, double max, bool required, const char *name, agl_error *err)
+{
+    struct json_object *value = agl_json_member(object, key);
+    if (value == NULL) return missing(required, name, key, "a number", err);
+    if (!json_object_is_type(value, json_type_int) && !json_object_is_type(value, json_type_double)) {
+        return mistyped(value, name, key, "a number", err);
+    }
+    double number = json_object_get_double(value);
+    if (!(number >= min && number <= max)) {
+        return agl_fail(err, AGL_ERR_ARGUMENT, "%s: %s is %g, a value in [%g, %g] expected", name,
+                        key, number, min, max);
+    }
+    *out = number;
+    return AGL_OK;
+}
+
+agl_status agl_json_get_bool(bool *out, struct json_object *object, const char *key, bool required,
+                             const char *name, agl_error *err)
+{
+    struct json_object *value = agl_json_member(object, key);
+    if (value == NULL) return missing(required, name, key, "true or false", err);
+    if (!json_object_is_type(value, json_type_boolean)) {
+        return mistyped(value, name, key, "true or false", err);
+    }
+    *out = json_object_get_boolean(value);
+    return AGL_OK;
+}
+
+agl_status agl_json_get_string(const char **out, struct json_object *object, const char *key,
+                               bool required, const char *name, agl_error *err)
+{
+    struct json_object *value = agl_json_member(object, key);
+    if (value == NULL) return missing(required, name, key, "a string", err);
+    if (!json_object_is_type(value, json_type_string)) {
+        return mistyped(value, name, key, "a string", err);
+    }
+    *out = json_object_get_string(value);
+    return AGL_OK;
+}
