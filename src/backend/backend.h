@@ -279,6 +279,11 @@ struct agl_stream {
     agl_backend *backend;
 };
 
+/* Every backend's weight begins with this. */
+struct agl_weight {
+    int64_t out, in;            /* rows of all parts, columns                        */
+};
+
 typedef struct {
     uint32_t threads;           /* CPU; 0: all available                             */
     uint32_t isa_mask;          /* CPU: clear bits to forbid instruction sets (tests); 0: all */

@@ -1,0 +1,7 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "backend/cpu/cpu_ops.h"
+
+void agl_cpu_ops_avx512(agl_cpu_ops *ops)
+{
+    (void)ops;
+}
