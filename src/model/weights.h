@@ -18,7 +18,7 @@ typedef struct agl_weights agl_weights;
 
 typedef struct {
     const char *name;       /* as in the file                        */
-    const void *data;       /* mapped; may be unaligned for the dtype? no: 8-byte aligned by the format, checked */
+    const void *data;       /* mapped, at a multiple of the dtype's size in the file (checked) */
     agl_dtype dtype;
     int rank;
     int64_t shape[8];
