@@ -22,13 +22,14 @@ agl_status agl_json_parse(struct json_object **out, const char *text, size_t byt
 
     struct json_object *value = json_tokener_parse_ex(tokener, text, (int)bytes);
     enum json_tokener_error problem = json_tokener_get_error(tokener);
+    size_t end = json_tokener_get_parse_end(tokener);
     if (problem == json_tokener_continue) {
         /* A bare number may end with the text: a white space tells the parser so. */
         value = json_tokener_parse_ex(tokener, " ", 1);
         problem = json_tokener_get_error(tokener);
         if (problem == json_tokener_continue) problem = json_tokener_error_parse_eof;
+        end = bytes;
     }
-    size_t end = json_tokener_get_parse_end(tokener);
     json_tokener_free(tokener);
     if (problem != json_tokener_success) {
         json_object_put(value);

@@ -189,6 +189,11 @@ static void test_json(void **state)
     memset(deep, '[', sizeof deep);
     assert_int_not_equal(agl_json_parse(&value, deep, sizeof deep, "body", NULL), AGL_OK);
 
+    /* A number alone ends with the text. */
+    assert_int_equal(agl_json_parse(&value, "5000000", 7, "body", NULL), AGL_OK);
+    assert_int_equal(json_object_get_int64(value), 5000000);
+    json_object_put(value);
+
     const char *text = " {\"i\": 3, \"f\": 2.0, \"s\": \"x\", \"n\": null, \"b\": true, \"nan\": NaN} \n";
     assert_int_equal(agl_json_parse(&value, text, strlen(text), "f.json", NULL), AGL_OK);
     int64_t i = 7;
