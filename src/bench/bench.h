@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * bench.h - the measurements behind `autoglm bench`. Each prints a table for people
+ * and, if asked, JSON with vLLM's keys for machines. */
+#ifndef AGL_BENCH_BENCH_H
+#define AGL_BENCH_BENCH_H
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "bench/workload.h"
+
+typedef struct {
+    const char *base_url;       /* "http://127.0.0.1:8000"; with or without /v1           */
+    const char *against;        /* another server, measured in turn; NULL: none           */
+    const char *api_key;
+    const char *label;
+    agl_workload_options workload;
+    uint32_t max_concurrency;   /* 0: no limit                                            */
+    double request_rate;        /* sessions a second; 0: all at once                      */
+    double burstiness;
+    uint32_t warmups;           /* requests before the clock starts                       */
+    uint32_t repetitions;
+    double goodput_ttft_ms, goodput_tpot_ms, goodput_e2el_ms; /* 0: no such objective     */
+    const char *save_path;      /* JSON file; NULL: none                                  */
+    bool save_detailed;         /* with every request's times and text                    */
+    bool json;                  /* JSON on standard output instead of the table           */
+    bool quiet;                 /* no progress                                            */
+    bool allow_lag;             /* report even if this client was too slow to measure     */
+    const volatile sig_atomic_t *interrupted;
+} agl_bench_serve_options;
+
+/* Exit status of the process: 0; 1: requests failed; 3: refused, the client distorted the times. */
+agl_status agl_bench_serve(int *exit_status, const agl_bench_serve_options *options, agl_error *err);
+
+#endif
