@@ -27,6 +27,7 @@ typedef struct {
     const char *save_path;      /* JSON file; NULL: none                                  */
     bool save_detailed;         /* with every request's times and text                    */
     bool json;                  /* JSON on standard output instead of the table           */
+    bool warm_cache;            /* repetitions may find each other's prompts cached       */
     bool quiet;                 /* no progress                                            */
     bool allow_lag;             /* report even if this client was too slow to measure     */
     const volatile sig_atomic_t *interrupted;

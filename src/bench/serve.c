@@ -422,6 +422,7 @@ agl_status agl_bench_serve(int *exit_status, const agl_bench_serve_options *opti
         targets[t].url = t == 0 ? o->base_url : o->against;
         endpoint_of(targets[t].endpoint, sizeof targets[t].endpoint, targets[t].url, o->workload.completions);
         size_t warm = o->warmups < sessions ? o->warmups : sessions;
+        agl_workload_salt(workload, o->warm_cache ? 0 : repetitions + 1);
         if (warm > 0) status = run_once(&targets[t], workload, o, warm, false, "warm-up", err);
     }
     for (uint32_t r = 0; status == AGL_OK && r < repetitions && !*o->interrupted; r++) {
@@ -430,6 +431,7 @@ agl_status agl_bench_serve(int *exit_status, const agl_bench_serve_options *opti
             size_t t = r % 2 == 0 ? k : count - 1 - k;
             char what[48];
             snprintf(what, sizeof what, "run %u/%u%s", r + 1, repetitions, count == 1 ? "" : t == 0 ? " A" : " B");
+            agl_workload_salt(workload, o->warm_cache ? 0 : r + 1);
             status = run_once(&targets[t], workload, o, sessions, true, what, err);
         }
     }

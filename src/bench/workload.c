@@ -20,6 +20,7 @@ typedef struct {
 struct agl_workload {
     agl_workload_options options;
     size_t sessions, turns;
+    uint32_t salt;
     char *extra;                /* inside of extra_body without braces, with a leading comma */
     conversation *conversations;/* agent: [sessions] */
     char **screens;             /* [sessions * turns] base64 of PNG files, drawn before the clock starts */
@@ -50,6 +51,11 @@ static uint32_t length_of(const agl_workload *w, uint32_t tokens, uint64_t *stat
     return length > 0 ? length : 1;
 }
 
+static void append_salt(agl_buffer *body, const agl_workload *w)
+{
+    if (w->salt != 0) agl_buffer_append_format(body, ",\"cache_salt\":\"bench-%u\"", w->salt);
+}
+
 /* Fields every body ends with. */
 static void append_end(agl_buffer *body, const agl_workload *w, uint32_t output_tokens, bool chat)
 {
@@ -62,6 +68,7 @@ static void append_end(agl_buffer *body, const agl_workload *w, uint32_t output_
     if (o->stream) {
         agl_buffer_append_text(body, ",\"stream\":true,\"stream_options\":{\"include_usage\":true}");
     }
+    append_salt(body, w);
     agl_buffer_append_text(body, w->extra);
     agl_buffer_append_char(body, '}');
 }
@@ -160,6 +167,7 @@ static void build_line(agl_buffer *body, const agl_workload *w, size_t session)
         agl_buffer_append_text(body, ",\"stream\":true,\"stream_options\":{\"include_usage\":true}");
     }
     if (w->options.ignore_eos) agl_buffer_append_text(body, ",\"ignore_eos\":true");
+    append_salt(body, w);
     agl_buffer_append_text(body, w->extra);
     agl_buffer_append_char(body, ',');
     agl_buffer_append(body, line + 1, bytes - 1); /* the line opens with a brace */
@@ -314,4 +322,9 @@ size_t agl_workload_sessions(const agl_workload *workload)
 size_t agl_workload_turns(const agl_workload *workload)
 {
     return workload->turns;
+}
+
+void agl_workload_salt(agl_workload *workload, uint32_t salt)
+{
+    workload->salt = salt;
 }

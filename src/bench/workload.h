@@ -46,6 +46,10 @@ void agl_workload_destroy(agl_workload *workload);
 size_t agl_workload_sessions(const agl_workload *workload); /* jsonl: at most its lines */
 size_t agl_workload_turns(const agl_workload *workload);
 
+/* Later bodies carry this cache_salt, so that a repetition does not find the prompts of
+ * the one before in the server's prefix cache; 0: none, as first built. */
+void agl_workload_salt(agl_workload *workload, uint32_t salt);
+
 /* agl_load_options.build for this workload as `user`. */
 char *agl_workload_build(void *user, size_t session, size_t turn, const char *previous);
 
