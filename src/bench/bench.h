@@ -36,4 +36,26 @@ typedef struct {
 /* Exit status of the process: 0; 1: requests failed; 3: refused, the client distorted the times. */
 agl_status agl_bench_serve(int *exit_status, const agl_bench_serve_options *options, agl_error *err);
 
+/* The library without HTTP: an engine in this process, prompts of random token ids. */
+typedef struct {
+    agl_engine_options engine;
+    uint32_t input_tokens, output_tokens;
+    uint32_t batch;             /* latency: requests at once; throughput: requests in all  */
+    uint32_t warmups, iterations;
+    uint32_t token_first, token_last; /* ids drawn from [first, last); 0: the vocabulary   */
+    uint64_t seed;
+    const char *save_path;
+    bool json, quiet;
+    const volatile sig_atomic_t *interrupted;
+} agl_bench_direct_options;
+
+/* A batch of equal requests, again and again: whole latency, first token, token gaps. */
+agl_status agl_bench_latency(const agl_bench_direct_options *options, agl_error *err);
+
+/* All requests at once: requests and tokens a second. */
+agl_status agl_bench_throughput(const agl_bench_direct_options *options, agl_error *err);
+
+/* From nothing to the first token, by phase, `iterations` times. */
+agl_status agl_bench_startup(const agl_bench_direct_options *options, agl_error *err);
+
 #endif
