@@ -4,10 +4,11 @@
  * without HTTP. JSON keys are those of `vllm bench latency | throughput | startup`. */
 #include "bench/bench.h"
 
-#include <math.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/buffer.h"
@@ -61,16 +62,31 @@ typedef struct {
     bool ended;
 } stream;
 
-static agl_status submit(stream *out, agl_engine *engine, const agl_bench_direct_options *o,
-                         const int32_t *tokens, agl_error *err)
+static void wake(void *user)
 {
-    agl_request_options request = {.tokens = tokens, .token_count = o->input_tokens};
+    sem_post(user);
+}
+
+static agl_status submit(stream *out, agl_engine *engine, const agl_bench_direct_options *o,
+                         const int32_t *tokens, sem_t *news, agl_error *err)
+{
+    agl_request_options request = {.tokens = tokens, .token_count = o->input_tokens, .notify = wake,
+                                   .notify_user = news};
     agl_sampling_init(&request.sampling);
     request.sampling.temperature = 0;
     request.sampling.max_tokens = o->output_tokens;
     request.sampling.ignore_eos = true;
     *out = (stream){0};
     return agl_request_submit(&out->request, engine, &request, err);
+}
+
+/* Sleep until a stream has news; the engine wants the cores. Now and then look for an interrupt. */
+static void wait_for_news(sem_t *news)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 1;
+    sem_timedwait(news, &until);
 }
 
 /* Take what has come for one stream; false: nothing new. */
@@ -102,6 +118,8 @@ static agl_status run_batch(agl_engine *engine, const agl_bench_direct_options *
     stream *streams = calloc(o->batch, sizeof *streams);
     int32_t *tokens = malloc((o->input_tokens + 1) * sizeof *tokens);
     agl_status status = streams == NULL || tokens == NULL ? agl_fail(err, AGL_ERR_MEMORY, "no memory") : AGL_OK;
+    sem_t news;
+    sem_init(&news, 0, 0);
     double start_s = agl_clock_s();
     uint32_t open = 0;
     for (; status == AGL_OK && open < o->batch; open++) {
@@ -109,25 +127,26 @@ static agl_status run_batch(agl_engine *engine, const agl_bench_direct_options *
             seed = seed * 6364136223846793005u + 1442695040888963407u;
             tokens[i] = (int32_t)(first + (uint32_t)((seed >> 33) % (last - first)));
         }
-        status = submit(&streams[open], engine, o, tokens, err);
+        status = submit(&streams[open], engine, o, tokens, &news, err);
         if (status != AGL_OK) break;
     }
     uint32_t ended = 0;
     while (status == AGL_OK && ended < open && !*o->interrupted) {
-        bool news = false;
+        bool any = false;
         for (uint32_t i = 0; i < open && status == AGL_OK; i++) {
             if (streams[i].ended) continue;
             while (status == AGL_OK && !streams[i].ended && take(&streams[i], start_s, sum, err, &status)) {
-                news = true;
+                any = true;
             }
             ended += streams[i].ended;
         }
-        if (!news) usleep(20);
+        if (!any) wait_for_news(&news);
     }
     double seconds = agl_clock_s() - start_s;
     add(&sum->latency_s, seconds);
     sum->elapsed_s += seconds;
     for (uint32_t i = 0; streams != NULL && i < o->batch; i++) agl_request_destroy(streams[i].request);
+    sem_destroy(&news);
     free(streams);
     free(tokens);
     if (status == AGL_OK && *o->interrupted) status = agl_fail(err, AGL_ERR_CANCELLED, "interrupted");
