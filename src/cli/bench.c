@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/bench.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/json.h"
+#include "bench/bench.h"
+#include "cli/options.h"
+
+enum { SERVE = 1, DIRECT = 2 };
+
+/* Engine options first: their rows come from the program's own table. */
+typedef struct {
+    agl_cli_options common;
+    agl_bench_serve_options serve;
+    agl_bench_direct_options direct;
+    const char *dataset, *endpoint, *model_name;
+    struct json_object *extra_body;
+    agl_flag_list goodput;
+    uint32_t prompts, turns;
+    double image_width, image_height;
+} bench_options;
+
+#define AT(field) offsetof(bench_options, field)
+#define COUNT_MAX 4294967295.0
+
+static const agl_flag FLAGS[] = {
+    { .name = "base-url", .kind = AGL_FLAG_TEXT, .commands = SERVE, .offset = AT(serve.base_url), .group = "Server",
+      .value = "URL", .shown_default = "http://127.0.0.1:8000", .help = "server to measure, with or without /v1" },
+    { .name = "against", .kind = AGL_FLAG_TEXT, .commands = SERVE, .offset = AT(serve.against), .group = "Server",
+      .value = "URL", .help = "another server, measured in turn with the first" },
+    { .name = "api-key", .kind = AGL_FLAG_TEXT, .commands = SERVE, .offset = AT(serve.api_key), .group = "Server",
+      .value = "KEY", .help = "sent as Authorization: Bearer" },
+    { .name = "model-name", .aliases = "served-model-name", .kind = AGL_FLAG_TEXT, .commands = SERVE,
+      .offset = AT(model_name), .group = "Server", .value = "NAME", .shown_default = "autoglm-phone-9b",
+      .help = "model named in the requests" },
+    { .name = "endpoint", .aliases = "backend", .kind = AGL_FLAG_TEXT, .commands = SERVE, .offset = AT(endpoint),
+      .group = "Server", .value = "NAME", .choices = "chat completions openai openai-chat vllm",
+      .shown_default = "completions for random tokens, else chat", .help = "which API" },
+
+    { .name = "dataset-name", .aliases = "dataset", .kind = AGL_FLAG_TEXT, .commands = SERVE, .offset = AT(dataset),
+      .group = "Workload", .value = "NAME", .choices = "random screens agent jsonl", .shown_default = "random",
+      .help = "random tokens; a phone screenshot each; agent sessions with growing history; a file" },
+    { .name = "dataset-path", .kind = AGL_FLAG_TEXT, .commands = SERVE, .offset = AT(serve.workload.path),
+      .group = "Workload", .value = "FILE", .help = "jsonl: one request body a line" },
+    { .name = "num-prompts", .kind = AGL_FLAG_U32, .commands = SERVE, .offset = AT(prompts), .group = "Workload",
+      .value = "COUNT", .min = 1, .max = 1e7, .shown_default = "100", .help = "requests, or agent sessions" },
+    { .name = "turns", .kind = AGL_FLAG_U32, .commands = SERVE, .offset = AT(turns), .group = "Workload",
+      .value = "COUNT", .min = 1, .max = 1000, .shown_default = "5", .help = "agent: steps of a session" },
+    { .name = "random-input-len", .aliases = "input-len", .kind = AGL_FLAG_U32, .commands = SERVE,
+      .offset = AT(serve.workload.input_tokens), .group = "Workload", .value = "TOKENS", .min = 1, .max = 1e6,
+      .shown_default = "512", .help = "prompt tokens (chat: words)" },
+    { .name = "random-output-len", .aliases = "output-len", .kind = AGL_FLAG_U32, .commands = SERVE,
+      .offset = AT(serve.workload.output_tokens), .group = "Workload", .value = "TOKENS", .min = 1, .max = 1e6,
+      .shown_default = "256", .help = "answer tokens at most" },
+    { .name = "random-range-ratio", .kind = AGL_FLAG_REAL, .commands = SERVE,
+      .offset = AT(serve.workload.range_ratio), .group = "Workload", .value = "SHARE", .min = 0, .max = 0.99,
+      .shown_default = "0", .help = "lengths vary by this share up and down" },
+    { .name = "token-first", .kind = AGL_FLAG_U32, .commands = SERVE, .offset = AT(serve.workload.token_first),
+      .group = "Workload", .value = "ID", .min = 0, .max = 1e7, .shown_default = "0",
+      .help = "random ids are drawn from here" },
+    { .name = "token-last", .kind = AGL_FLAG_U32, .commands = SERVE, .offset = AT(serve.workload.token_last),
+      .group = "Workload", .value = "ID", .min = 1, .max = 1e7, .shown_default = "256", .help = "up to, not including" },
+    { .name = "image-width", .kind = AGL_FLAG_U32, .commands = SERVE, .offset = AT(serve.workload.image_width),
+      .group = "Workload", .value = "PIXELS", .min = 64, .max = 8192, .shown_default = "1080", .help = "of screenshots" },
+    { .name = "image-height", .kind = AGL_FLAG_U32, .commands = SERVE, .offset = AT(serve.workload.image_height),
+      .group = "Workload", .value = "PIXELS", .min = 64, .max = 8192, .shown_default = "2400", .help = "of screenshots" },
+    { .name = "ignore-eos", .kind = AGL_FLAG_SWITCH, .commands = SERVE, .offset = AT(serve.workload.ignore_eos),
+      .group = "Workload", .help = "go on to the full answer length" },
+    { .name = "temperature", .kind = AGL_FLAG_REAL, .commands = SERVE, .offset = AT(serve.workload.temperature),
+      .group = "Workload", .value = "NUMBER", .min = 0, .max = 2, .shown_default = "0", .help = "0: greedy, answers are compared" },
+    { .name = "no-stream", .kind = AGL_FLAG_SWITCH_OFF, .commands = SERVE, .offset = AT(serve.workload.stream),
+      .group = "Workload", .help = "ask for whole answers" },
+    { .name = "extra-body", .kind = AGL_FLAG_JSON, .commands = SERVE, .offset = AT(extra_body), .group = "Workload",
+      .value = "JSON", .help = "merged into every request" },
+
+    { .name = "max-concurrency", .kind = AGL_FLAG_U32, .commands = SERVE, .offset = AT(serve.max_concurrency),
+      .group = "Load", .value = "COUNT", .min = 1, .max = 100000, .shown_default = "no limit", .help = "sessions under way" },
+    { .name = "request-rate", .kind = AGL_FLAG_REAL, .commands = SERVE, .offset = AT(serve.request_rate),
+      .group = "Load", .value = "PER_SECOND", .zero_word = "inf", .min = 0.001, .max = 1e6, .shown_default = "inf",
+      .help = "sessions started a second, at random times" },
+    { .name = "burstiness", .kind = AGL_FLAG_REAL, .commands = SERVE, .offset = AT(serve.burstiness), .group = "Load",
+      .value = "SHAPE", .min = 0.01, .max = 1000, .shown_default = "1 (Poisson)", .help = "below 1: bursts; above: even" },
+    { .name = "num-warmups", .aliases = "warmups", .kind = AGL_FLAG_U32, .commands = SERVE, .offset = AT(serve.warmups),
+      .group = "Load", .value = "COUNT", .min = 0, .max = 1e6, .shown_default = "1", .help = "requests before the clock starts" },
+    { .name = "repetitions", .kind = AGL_FLAG_U32, .commands = SERVE, .offset = AT(serve.repetitions), .group = "Load",
+      .value = "COUNT", .min = 1, .max = 100, .shown_default = "1", .help = "runs; 95 % intervals over them" },
+    { .name = "warm-cache", .kind = AGL_FLAG_SWITCH, .commands = SERVE, .offset = AT(serve.warm_cache), .group = "Load",
+      .help = "let repetitions find their prompts in the prefix cache" },
+    { .name = "goodput", .kind = AGL_FLAG_LIST, .commands = SERVE, .offset = AT(goodput), .group = "Load",
+      .value = "ttft:MS tpot:MS e2el:MS", .help = "count requests that meet all of these" },
+    { .name = "seed", .kind = AGL_FLAG_U64, .commands = SERVE, .offset = AT(serve.workload.seed), .group = "Load",
+      .value = "NUMBER", .min = 0, .max = 9007199254740992.0, .shown_default = "0", .help = "of the workload" },
+
+    { .name = "json", .kind = AGL_FLAG_SWITCH, .commands = SERVE, .offset = AT(serve.json), .group = "Result",
+      .help = "JSON on standard output, keys as vllm bench serve" },
+    { .name = "save-result", .aliases = "result-filename output-json", .kind = AGL_FLAG_TEXT, .commands = SERVE,
+      .offset = AT(serve.save_path), .group = "Result", .value = "FILE", .help = "write that JSON to a file" },
+    { .name = "save-detailed", .kind = AGL_FLAG_SWITCH, .commands = SERVE, .offset = AT(serve.save_detailed),
+      .group = "Result", .help = "with every request's times and text" },
+    { .name = "label", .kind = AGL_FLAG_TEXT, .commands = SERVE, .offset = AT(serve.label), .group = "Result",
+      .value = "TEXT", .help = "kept in the result" },
+    { .name = "quiet", .kind = AGL_FLAG_SWITCH, .commands = SERVE, .offset = AT(serve.quiet), .group = "Result",
+      .help = "no progress bars" },
+    { .name = "allow-lag", .kind = AGL_FLAG_SWITCH, .commands = SERVE, .offset = AT(serve.allow_lag), .group = "Result",
+      .help = "report even if this client was too slow to measure" },
+};
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int signal_number)
+{
+    (void)signal_number;
+    interrupted = 1;
+}
+
+static agl_status settle_goodput(bench_options *o, agl_error *err)
+{
+    const struct { const char *name; double *value; } OBJECTIVES[] = {
+        { "ttft:", &o->serve.goodput_ttft_ms }, { "tpot:", &o->serve.goodput_tpot_ms },
+        { "e2el:", &o->serve.goodput_e2el_ms },
+    };
+    for (size_t i = 0; i < o->goodput.count; i++) {
+        const char *text = o->goodput.items[i];
+        char *end = NULL;
+        for (size_t k = 0; k < AGL_COUNT(OBJECTIVES); k++) {
+            if (strncmp(text, OBJECTIVES[k].name, 5) != 0) continue;
+            *OBJECTIVES[k].value = strtod(text + 5, &end);
+            if (*end != '\0' || !(*OBJECTIVES[k].value > 0)) end = NULL;
+        }
+        if (end == NULL) {
+            return agl_fail(err, AGL_ERR_ARGUMENT,
+                            "--goodput is \"%s\"; ttft:MS, tpot:MS or e2el:MS expected", text);
+        }
+    }
+    return AGL_OK;
+}
+
+static agl_status settle_serve(bench_options *o, agl_error *err)
+{
+    static const char *const KINDS[] = { "random", "screens", "agent", "jsonl" };
+    agl_workload_options *w = &o->serve.workload;
+    for (size_t i = 0; i < AGL_COUNT(KINDS); i++) {
+        if (strcmp(o->dataset, KINDS[i]) == 0) w->kind = (agl_workload_kind)i;
+    }
+    bool chat = o->endpoint != NULL && strstr(o->endpoint, "chat") != NULL;
+    w->completions = w->kind == AGL_WORKLOAD_RANDOM && !chat;
+    if (w->kind == AGL_WORKLOAD_JSONL) {
+        if (w->path == NULL) return agl_fail(err, AGL_ERR_ARGUMENT, "--dataset-name jsonl needs --dataset-path");
+        w->completions = o->endpoint != NULL && !chat;
+    }
+    if (w->token_first >= w->token_last) {
+        return agl_fail(err, AGL_ERR_ARGUMENT, "--token-first is %u and --token-last %u; first < last expected",
+                        w->token_first, w->token_last);
+    }
+    w->model = o->model_name;
+    w->sessions = o->prompts;
+    w->turns = o->turns;
+    if (o->extra_body != NULL) {
+        w->extra_body = json_object_to_json_string_ext(o->extra_body, JSON_C_TO_STRING_PLAIN);
+    }
+    o->serve.interrupted = &interrupted;
+    return settle_goodput(o, err);
+}
+
+static int run_serve(int argc, char **argv, agl_error *err, agl_status *status)
+{
+    int exit_status = 0;
+    agl_flag_table table = { FLAGS, AGL_COUNT(FLAGS) };
+    agl_flag_result parsed = { 0 };
+    bench_options o = {
+        .serve = { .base_url = "http://127.0.0.1:8000", .warmups = 1, .repetitions = 1, .burstiness = 1,
+                   .workload = { .stream = true, .input_tokens = 512, .output_tokens = 256, .token_last = 256,
+                                 .image_width = 1080, .image_height = 2400 } },
+        .dataset = "random", .model_name = "autoglm-phone-9b", .prompts = 100, .turns = 5,
+    };
+    *status = agl_flags_parse(&parsed, &o, &table, SERVE, argc, argv, err);
+    if (*status == AGL_OK && parsed.help) {
+        printf("usage: autoglm bench serve [flags]\n");
+        agl_flags_help(stdout, &table, SERVE, isatty(STDOUT_FILENO) != 0);
+    } else {
+        if (*status == AGL_OK && parsed.words.count > 0) {
+            *status = agl_fail(err, AGL_ERR_ARGUMENT, "unexpected \"%s\"", parsed.words.items[0]);
+        }
+        if (*status == AGL_OK) *status = settle_serve(&o, err);
+        if (*status == AGL_OK) *status = agl_bench_serve(&exit_status, &o.serve, err);
+    }
+    agl_flags_deinit(&parsed, &o, &table);
+    return exit_status;
+}
+
+int agl_cli_bench(int argc, char **argv)
+{
+    struct sigaction action = { .sa_handler = on_interrupt };
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    agl_error err = { 0 };
+    agl_status status = AGL_OK;
+    int exit_status = 0;
+    if (argc > 0 && strcmp(argv[0], "serve") == 0) {
+        exit_status = run_serve(argc - 1, argv + 1, &err, &status);
+    } else {
+        status = agl_fail(&err, AGL_ERR_ARGUMENT, "bench: %s%s%s; serve expected", argc > 0 ? "unknown kind \"" : "no kind",
+                          argc > 0 ? argv[0] : "", argc > 0 ? "\"" : "");
+    }
+    if (status == AGL_OK) return exit_status;
+    fprintf(stderr, "error: %s\n", err.message);
+    return status == AGL_ERR_ARGUMENT ? 2 : 1;
+}
