@@ -52,6 +52,10 @@ $(BUILD)/libagl.a: $(LIB_OBJ)
 $(BUILD)/libagl.so: $(LIB_OBJ)
 	$(call say,LD,$@) $(CC) -shared -Wl,-soname,libagl.so.0 $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
+# What the tests of server, cli and bench link: only the objects they use.
+$(BUILD)/libapp.a: $(filter-out $(MAIN_OBJ),$(APP_OBJ))
+	$(call say,AR,$@) rm -f $@ && ar rcs $@ $^
+
 $(BUILD)/autoglm: $(APP_OBJ) $(BUILD)/libagl.a
 	$(call say,LD,$@) $(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
@@ -61,7 +65,7 @@ UNIT_BIN   := $(UNIT_SRC:%.c=$(BUILD)/%)
 TEST_LIB   := $(wildcard tests/support/*.c)
 TEST_OBJ   := $(TEST_LIB:%.c=$(BUILD)/%.o)
 $(BUILD)/tests/%: CFLAGS += -Itests $(shell pkg-config --cflags cmocka 2>/dev/null)
-$(UNIT_BIN): $(BUILD)/%: $(BUILD)/%.o $(TEST_OBJ) $(filter-out $(MAIN_OBJ),$(APP_OBJ)) $(BUILD)/libagl.a
+$(UNIT_BIN): $(BUILD)/%: $(BUILD)/%.o $(TEST_OBJ) $(BUILD)/libapp.a $(BUILD)/libagl.a
 	$(call say,LD,$@) $(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
 .PRECIOUS: $(BUILD)/tests/%.o
 
@@ -82,7 +86,7 @@ FUZZ_FLAGS := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=
 fuzz: 
 	$(MAKE) BUILD=$(BUILD)/fuzzing CC=clang OPT="-O1 -g -Wno-unknown-warning-option" SAN="$(FUZZ_FLAGS)" fuzz-binaries
 fuzz-binaries: $(FUZZ_BIN)
-$(BUILD)/fuzz/%: tests/fuzz/%.c $(filter-out $(MAIN_OBJ),$(APP_OBJ)) $(BUILD)/libagl.a
+$(BUILD)/fuzz/%: tests/fuzz/%.c $(BUILD)/libapp.a $(BUILD)/libagl.a
 	@mkdir -p $(@D)
 	$(call say,FUZZ,$@) $(CC) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
 
