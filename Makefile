@@ -7,7 +7,7 @@ Q       := $(if $(filter 0,$(V)),@,)
 say      = $(if $(filter 0,$(V)),@printf '  %-6s %s\n' $(1) $(2);,)
 
 VERSION := $(shell sed -n 's/^\#define AGL_VERSION "\(.*\)"/\1/p' include/agl/agl.h)
-DEPS    := libmicrohttpd json-c libpcre2-8 spng libjpeg libwebp nettle libcurl
+DEPS    := libmicrohttpd json-c libpcre2-8 libdeflate libjpeg libwebp nettle libcurl
 MISSING := $(strip $(foreach d,$(DEPS),$(if $(shell pkg-config --exists $(d) 2>/dev/null && echo yes),,$(d))))
 ifneq ($(MISSING),)
 ifeq ($(filter clean help,$(MAKECMDGOALS)),)
