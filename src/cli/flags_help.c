@@ -7,22 +7,19 @@
 
 enum { HELP_COLUMN = 36, HELP_WIDTH = 110 };
 
-/* Words of `text` from column `column` on, broken before HELP_WIDTH and indented by `indent`. */
-static void print_wrapped(FILE *out, const char *text, size_t column, size_t indent)
+/* Words of `text` from column `indent` on, broken before HELP_WIDTH. */
+static void print_wrapped(FILE *out, const char *text, size_t indent)
 {
+    size_t column = indent;
     while (*text != '\0') {
         size_t word = strcspn(text, " ");
-        if (column + word > HELP_WIDTH && column > indent) {
-            fprintf(out, "\n%*s", (int)indent, "");
-            column = indent;
-        }
+        bool first = column == indent, wraps = !first && column + 1 + word > HELP_WIDTH;
+        if (wraps) column = (size_t)fprintf(out, "\n%*s", (int)indent, "") - 1;
+        else if (!first) column += (size_t)fprintf(out, " ");
         fprintf(out, "%.*s", (int)word, text);
         column += word;
         text += word;
-        if (*text != ' ') continue;
-        fputc(' ', out);
-        column++;
-        text++;
+        text += strspn(text, " ");
     }
     fputc('\n', out);
 }
@@ -36,17 +33,19 @@ static void print_flag(FILE *out, const agl_flag *flag)
     bool is_short = single != NULL && (single == flag->aliases || single[-1] == ' ');
     int used = is_short ? snprintf(left, sizeof left, "  %.*s, --%s", (int)strcspn(single, " "), single, flag->name)
                         : snprintf(left, sizeof left, "  --%s", flag->name);
-    if (*value != '\0') snprintf(left + used, sizeof left - (size_t)used, " %s%s", value, flag->kind == AGL_FLAG_LIST ? "…" : "");
+    if (*value != '\0') snprintf(left + used, sizeof left - (size_t)used, " %s%s", value, flag->kind == AGL_FLAG_LIST ? "..." : "");
     used = snprintf(help, sizeof help, "%s", flag->help);
     if (flag->choices != NULL)
         used += snprintf(help + used, sizeof help - (size_t)used, "; one of: %s", flag->choices);
-    if (flag->shown_default != NULL)
+    if (flag->kind == AGL_FLAG_SWITCH_OFF)
+        snprintf(help + used, sizeof help - (size_t)used, " [%s; --no-%s: off]", flag->shown_default, flag->name);
+    else if (flag->shown_default != NULL)
         snprintf(help + used, sizeof help - (size_t)used, " [%s]", flag->shown_default);
     size_t width = strlen(left);
     fputs(left, out);
     if (width + 2 > HELP_COLUMN) fprintf(out, "\n%*s", HELP_COLUMN, "");
     else fprintf(out, "%*s", (int)(HELP_COLUMN - width), "");
-    print_wrapped(out, help, HELP_COLUMN, HELP_COLUMN);
+    print_wrapped(out, help, HELP_COLUMN);
 }
 
 static void print_heading(FILE *out, const char *heading, bool colour)
@@ -60,17 +59,11 @@ static void print_idle(FILE *out, const agl_flag_table *table, unsigned command,
     for (size_t i = 0; i < table->count; i++) {
         const agl_flag *flag = &table->flags[i];
         if (!(flag->commands & command) || flag->offset != AGL_FLAG_IDLE) continue;
-        if (column == 0) {
+        if (column == 0)
             print_heading(out, "Accepted so that command lines of other servers paste unchanged; without effect here", colour);
-            column = (size_t)fprintf(out, "  ");
-        }
         size_t width = strlen(flag->name) + 3;
-        if (column + width > HELP_WIDTH) {
-            fputs("\n  ", out);
-            column = 2;
-        }
-        fprintf(out, "--%s ", flag->name);
-        column += width;
+        if (column + width > HELP_WIDTH) column = (size_t)fprintf(out, "\n") - 1;
+        column += (size_t)fprintf(out, column == 0 ? "  --%s" : " --%s", flag->name);
     }
     if (column != 0) fputc('\n', out);
 }
