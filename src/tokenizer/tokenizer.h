@@ -30,24 +30,25 @@ agl_status agl_tokenizer_parse(agl_tokenizer **out, const char *json, size_t byt
                                const char *name, agl_error *err);       /* fuzzed */
 void agl_tokenizer_close(agl_tokenizer *tokenizer);
 
-/* A stretch of prompt text. Added tokens are recognised only where `trusted`:
- * in untrusted text "<|user|>" is plain characters. Neighbouring stretches with the same
- * trust are encoded as one text. */
+/* A stretch of prompt text. All stretches of a call are encoded as one text. Added tokens are
+ * recognised only where all their characters are `trusted`: in untrusted text "<|user|>" is
+ * plain characters, and so is one that would be completed by untrusted text. */
 typedef struct {
     const char *text;       /* UTF-8 */
     size_t bytes;
     bool trusted;
 } agl_text_run;
 
-/* Append the ids of the runs to `out`. add_special: apply the file's post-processor, if any.
- * Non-UTF-8 bytes are replaced by U+FFFD as Hugging Face does for str. */
+/* Append the ids of the runs to `out`; a failed call appends nothing. add_special: apply the
+ * file's post-processor, if any. Each run is UTF-8 by itself; what is not becomes U+FFFD, as
+ * with Python's errors="replace". LIMIT beyond 1 GiB of text. */
 agl_status agl_tokenizer_encode(agl_tokens *out, const agl_tokenizer *tokenizer,
                                 const agl_text_run *runs, size_t count, bool add_special,
                                 agl_error *err);
 
 int32_t agl_tokenizer_vocab(const agl_tokenizer *tokenizer);    /* highest id + 1 */
 
-/* Id of an added or plain token by its text, or -1. */
+/* Id of an added token by its text, or of a plain token by its bytes ("\n"), or -1. */
 int32_t agl_tokenizer_find(const agl_tokenizer *tokenizer, const char *text);
 
 /* Bytes the token stands for; NULL for an unknown id. A view. */
@@ -65,7 +66,8 @@ typedef struct {
 void agl_detokenizer_init(agl_detokenizer *detokenizer, const agl_tokenizer *tokenizer,
                           bool keep_special);
 
-/* Append to `out` (an agl_buffer) the characters that `id` completes. */
+/* Append to `out` the characters that `id` completes. The sum of all is what Hugging Face
+ * decodes from the whole sequence. An unknown id is nothing. */
 void agl_detokenizer_push(agl_detokenizer *detokenizer, int32_t id, agl_buffer *out);
 
 /* The end: an incomplete rest becomes U+FFFD. */
