@@ -17,6 +17,7 @@
 #define SIDE_MAX ((int64_t)1 << 24)
 #define LAYERS_MAX 4096
 #define AREA_MAX ((int64_t)1 << 40)
+#define HEAD_DIM_MAX 256            /* of the attention kernels */
 
 /* One JSON object and what messages call it: "DIR/config.json: text_config". */
 typedef struct {
@@ -94,6 +95,13 @@ static agl_status divides(const section *from, const char *key, int64_t value, c
     if (of % value == 0) return AGL_OK;
     return agl_fail(err, AGL_ERR_ARGUMENT, "%s: %s is %lld, a divisor of %s (%lld) expected", from->name,
                     key, (long long)value, of_key, (long long)of);
+}
+
+static agl_status check_head_dim(const section *from, int64_t head_dim, agl_error *err)
+{
+    if (head_dim % 4 == 0 && head_dim <= HEAD_DIM_MAX) return AGL_OK;
+    return agl_fail(err, AGL_ERR_UNSUPPORTED, "%s: heads have %lld dimensions, a multiple of 4 up to %d expected",
+                    from->name, (long long)head_dim, HEAD_DIM_MAX);
 }
 
 /* ---- architecture, number format, quantisation ------------------------------ */
@@ -247,11 +255,12 @@ static agl_status read_text(agl_config *out, const section *root, const section 
     AGL_TRY(get_int(&text->max_positions, from, "max_position_embeddings", SIDE_MAX, err));
     AGL_TRY(divides(from, "num_key_value_heads", text->kv_heads, "num_attention_heads", text->heads, err));
     if (agl_json_member(from->object, "head_dim") != NULL) {
-        AGL_TRY(get_int(&text->head_dim, from, "head_dim", 4096, err));
+        AGL_TRY(get_int(&text->head_dim, from, "head_dim", SIDE_MAX, err));
     } else {
         AGL_TRY(divides(from, "num_attention_heads", text->heads, "hidden_size", text->hidden, err));
         text->head_dim = text->hidden / text->heads;
     }
+    AGL_TRY(check_head_dim(from, text->head_dim, err));
     AGL_TRY(agl_json_get_double(&eps, from->object, "rms_norm_eps", 0.0, 1.0, true, from->name, err));
     text->rms_eps = (float)eps;
     AGL_TRY(expect_string(from, "hidden_act", "silu", err));
@@ -286,10 +295,7 @@ static agl_status read_vision(agl_config *out, const section *from, agl_error *e
     AGL_TRY(expect_int(from, "in_channels", vision->channels, err));
     AGL_TRY(divides(from, "num_heads", vision->heads, "hidden_size", vision->hidden, err));
     vision->head_dim = vision->hidden / vision->heads;
-    if (vision->head_dim % 4 != 0) {
-        return agl_fail(err, AGL_ERR_UNSUPPORTED, "%s: num_heads is %lld, heads of a multiple of 4 dimensions expected",
-                        from->name, (long long)vision->heads);
-    }
+    AGL_TRY(check_head_dim(from, vision->head_dim, err));
     AGL_TRY(agl_json_get_double(&eps, from->object, "rms_norm_eps", 0.0, 1.0, true, from->name, err));
     vision->rms_eps = (float)eps;
     /* The reference gives the blocks' MLP the output's width; intermediate_size is the merger's. */

@@ -19,16 +19,17 @@ typedef struct {
     uint64_t seed;
     agl_dtype dtype;                /* of weights as computed; AGL_DTYPE_COUNT: as stored    */
     int64_t rows_max;               /* rows of one step                                      */
-    int64_t logit_rows_max;         /* rows of logits of one step                            */
-    int64_t patches_max;            /* patches of one image; 0: no vision scratch            */
+    int64_t logit_rows_max;         /* rows of logits of one step; above rows_max: rows_max  */
+    int64_t patches_max;            /* patches of one image; 0: the vision tower stays away  */
     void (*progress)(void *user, const char *phase, double fraction);
     void *progress_user;
 } agl_model_options;
 
-/* Scratch and weight bytes that create would take, without taking them. */
+/* Bytes that create would take, without taking them. Weights count whether they are copied
+ * to the device or, as on the CPU, read in place from the mapped files. */
 typedef struct {
     uint64_t weight_bytes, activation_bytes, vision_bytes;
-    uint64_t kv_bytes_per_token;    /* at kv dtype `activation` size 2; see agl_model_kv_bytes_per_token */
+    uint64_t kv_bytes_per_token;    /* with the backend's activation dtype in the cache      */
     uint64_t parameters;
 } agl_model_plan;
 
@@ -74,7 +75,8 @@ typedef struct {
 } agl_model_counters;
 agl_model_counters agl_model_counters_get(const agl_model *model);
 
-/* JSON report for `autoglm inspect` (agl_checkpoint_inspect). Free with free(). */
+/* JSON report for `autoglm inspect`: works without a backend, and describes what this build
+ * would refuse, with the reasons in "refused". Any thread. Free with free(). */
 agl_status agl_model_inspect(char **json, const char *dir, agl_error *err);
 
 #endif

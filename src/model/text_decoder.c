@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * text_decoder.c - the text network: 40 layers of attention and MLP, each with a norm
+ * before and a norm behind, over a residual stream x of [rows, hidden].
+ *
+ *     a = RMS(x) input_norm                  m = down(silu(gate(b)) * up(b))
+ *     o = output(attention(rope(qkv(a))))    x = x + RMS(m) post_mlp_norm
+ *     x = x + RMS(o) post_self_attn_norm     ... next layer ...
+ *     b = RMS(x) post_attention_norm         logits = lm_head(RMS(x) norm)
+ *
+ * docs/MODEL.md is the specification. */
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+
+#include "model/network.h"
+
+static int64_t q_width(const agl_text_config *text)
+{
+    return text->heads * text->head_dim;
+}
+
+static int64_t qkv_width(const agl_text_config *text)
+{
+    return (text->heads + 2 * text->kv_heads) * text->head_dim;
+}
+
+/* ---- weights ---------------------------------------------------------------- */
+
+static agl_status load_layer(agl_text_layer *layer, const agl_text_config *text, agl_weight_loader *loader,
+                             agl_error *err)
+{
+    int64_t hidden = text->hidden, kv_width = text->kv_heads * text->head_dim;
+    AGL_TRY(agl_weight_loader_vector(loader, &layer->input_norm, "input_layernorm.weight", hidden, 1, err));
+    AGL_TRY(agl_weight_loader_linear(loader, &layer->qkv, &(agl_linear_spec){
+        .parts = {{"self_attn.q_proj", q_width(text), true},
+                  {"self_attn.k_proj", kv_width, true},
+                  {"self_attn.v_proj", kv_width, true}}, .part_count = 3, .in = hidden}, err));
+    AGL_TRY(agl_weight_loader_linear(loader, &layer->output, &(agl_linear_spec){
+        .parts = {{"self_attn.o_proj", hidden, false}}, .part_count = 1, .in = q_width(text)}, err));
+    AGL_TRY(agl_weight_loader_vector(loader, &layer->post_self_attn_norm, "post_self_attn_layernorm.weight",
+                                     hidden, 1, err));
+    AGL_TRY(agl_weight_loader_vector(loader, &layer->post_attention_norm, "post_attention_layernorm.weight",
+                                     hidden, 1, err));
+    agl_linear_spec fused = {.parts = {{"mlp.gate_up_proj", 2 * text->intermediate, false}}, .part_count = 1,
+                             .in = hidden};
+    agl_linear_spec split = {.parts = {{"mlp.gate_proj", text->intermediate, false},
+                                       {"mlp.up_proj", text->intermediate, false}}, .part_count = 2, .in = hidden};
+    bool is_split = agl_weight_loader_has(loader, "mlp.gate_proj.weight");
+    AGL_TRY(agl_weight_loader_linear(loader, &layer->gate_up, is_split ? &split : &fused, err));
+    AGL_TRY(agl_weight_loader_linear(loader, &layer->down, &(agl_linear_spec){
+        .parts = {{"mlp.down_proj", hidden, false}}, .part_count = 1, .in = text->intermediate}, err));
+    return agl_weight_loader_vector(loader, &layer->post_mlp_norm, "post_mlp_layernorm.weight", hidden, 1, err);
+}
+
+/* Frequencies theta^(-2j / rotated dimensions) and the axis of each pair: contiguous blocks of
+ * mrope_section[0] temporal, [1] height and [2] width pairs. */
+static agl_status make_rope_tables(agl_text_network *network, const agl_text_config *text,
+                                   const agl_weight_loader *loader, agl_error *err)
+{
+    float inv_freq[AGL_ROPE_PAIRS_MAX];
+    int32_t axis[AGL_ROPE_PAIRS_MAX];
+    for (int64_t pair = 0; pair < text->rope_pairs; pair++) {
+        float exponent = (float)(2 * pair) / (float)(2 * text->rope_pairs);
+        inv_freq[pair] = 1.0f / powf((float)text->rope_theta, exponent);
+        axis[pair] = pair < text->mrope_section[0] ? 0
+                   : pair < text->mrope_section[0] + text->mrope_section[1] ? 1 : 2;
+    }
+    const agl_backend_ops *ops = loader->backend->ops;
+    size_t bytes = (size_t)text->rope_pairs * sizeof(float);
+    void *memory;
+    AGL_TRY(ops->alloc(loader->backend, &memory, bytes, AGL_MEMORY_WEIGHTS, err));
+    network->inv_freq = memory;
+    AGL_TRY(ops->alloc(loader->backend, &memory, bytes, AGL_MEMORY_WEIGHTS, err));
+    network->axis = memory;
+    AGL_TRY(ops->upload(loader->stream, network->inv_freq, inv_freq, bytes));
+    AGL_TRY(ops->upload(loader->stream, network->axis, axis, bytes));
+    return ops->stream_wait(loader->stream, err);
+}
+
+agl_status agl_text_load(agl_text_network *network, const agl_config *config, agl_weight_loader *loader, agl_error *err)
+{
+    const agl_text_config *text = &config->text;
+    agl_linear_spec head = {.parts = {{"lm_head", text->vocab, false}}, .part_count = 1, .in = text->hidden};
+    agl_linear_spec table = {.parts = {{"embed_tokens", text->vocab, false}}, .part_count = 1, .in = text->hidden};
+
+    agl_weight_loader_enter(loader, "model.language_model.");
+    AGL_TRY(agl_weight_loader_linear(loader, &network->embed, &table, err));
+    AGL_TRY(agl_weight_loader_vector(loader, &network->norm, "norm.weight", text->hidden, 1, err));
+    if (loader->backend != NULL) {
+        network->layers = calloc((size_t)text->layers, sizeof *network->layers);
+        if (network->layers == NULL) return agl_fail(err, AGL_ERR_MEMORY, "no memory for layers");
+        AGL_TRY(make_rope_tables(network, text, loader, err));
+    }
+    for (int64_t i = 0; i < text->layers; i++) {
+        agl_text_layer counted = {0};
+        agl_weight_loader_enter(loader, "model.language_model.layers.%lld.", (long long)i);
+        AGL_TRY(load_layer(loader->backend != NULL ? &network->layers[i] : &counted, text, loader, err));
+    }
+    agl_weight_loader_enter(loader, "%s", "");
+    bool has_head = !text->tie_embeddings || agl_weight_loader_has(loader, "lm_head.weight");
+    if (has_head) return agl_weight_loader_linear(loader, &network->lm_head, &head, err);
+    network->lm_head = network->embed;
+    return AGL_OK;
+}
+
+void agl_text_unload(agl_text_network *network, const agl_config *config, agl_backend *backend)
+{
+    const agl_backend_ops *ops = backend->ops;
+    for (int64_t i = 0; network->layers != NULL && i < config->text.layers; i++) {
+        agl_text_layer *layer = &network->layers[i];
+        float *vectors[] = {layer->input_norm, layer->post_self_attn_norm, layer->post_attention_norm,
+                            layer->post_mlp_norm};
+        agl_weight *weights[] = {layer->qkv, layer->output, layer->gate_up, layer->down};
+        for (size_t n = 0; n < AGL_COUNT(vectors); n++) ops->free(backend, vectors[n]);
+        for (size_t n = 0; n < AGL_COUNT(weights); n++) {
+            if (weights[n] != NULL) ops->weight_destroy(backend, weights[n]);
+        }
+    }
+    free(network->layers);
+    if (network->lm_head != NULL && network->lm_head != network->embed) ops->weight_destroy(backend, network->lm_head);
+    if (network->embed != NULL) ops->weight_destroy(backend, network->embed);
+    ops->free(backend, network->norm);
+    ops->free(backend, network->inv_freq);
+    ops->free(backend, network->axis);
+}
+
+/* ---- scratch ---------------------------------------------------------------- */
+
+void agl_text_scratch_carve(agl_text_scratch *scratch, const agl_config *config, const agl_model_options *options,
+                            size_t value_bytes, agl_carver *carver)
+{
+    const agl_text_config *text = &config->text;
+    int64_t rows = options->rows_max, tail = agl_min(options->logit_rows_max, rows);
+    int64_t chunk = agl_min(rows, AGL_CHUNK_ROWS);
+    int64_t wide = agl_max(rows * qkv_width(text), chunk * 2 * text->intermediate);
+    scratch->x = agl_carver_take(carver, rows, text->hidden, value_bytes);
+    scratch->normed = agl_carver_take(carver, rows, text->hidden, value_bytes);
+    scratch->attention = agl_carver_take(carver, rows, q_width(text), value_bytes);
+    scratch->wide = agl_carver_take(carver, wide, 1, value_bytes);
+    scratch->mlp = agl_carver_take(carver, chunk, text->intermediate, value_bytes);
+    scratch->delta = agl_carver_take(carver, chunk, text->hidden, value_bytes);
+    scratch->tail_x = agl_carver_take(carver, tail, text->hidden, value_bytes);
+    scratch->tail_attention = agl_carver_take(carver, tail, q_width(text), value_bytes);
+    scratch->logits = agl_carver_take(carver, tail, text->vocab, sizeof(float));
+}
+
+/* ---- forward pass ----------------------------------------------------------- */
+
+/* The part of a layer that looks at other rows. attention: [rows, q_width]; NULL: only the
+ * keys and values are stored, as for the last layer when no logits are wanted. */
+static agl_status attend(agl_model *model, agl_stream *stream, const agl_batch *batch, int64_t index, void *attention)
+{
+    const agl_backend_ops *ops = model->backend->ops;
+    const agl_text_config *text = &model->config->text;
+    const agl_text_network *network = &model->text;
+    const agl_text_scratch *scratch = &model->text_scratch;
+    const agl_text_layer *layer = &network->layers[index];
+
+    AGL_TRY(ops->linear(stream, &(agl_linear_args){
+        .x = scratch->normed, .y = scratch->wide, .weight = layer->qkv, .rows = batch->rows,
+        .x_stride = text->hidden}));
+    AGL_TRY(ops->rope_store(stream, &(agl_rope_store_args){
+        .qkv = scratch->wide, .positions = batch->positions, .slots = batch->slots,
+        .inv_freq = network->inv_freq, .axis = network->axis, .tokens = batch->rows, .heads = text->heads,
+        .pairs = text->rope_pairs, .kv = batch->kv[index]}));
+    if (attention == NULL) return AGL_OK;
+    return ops->attention_paged(stream, &(agl_attention_paged_args){
+        .q = scratch->wide, .out = attention, .q_stride = qkv_width(text), .sequences = batch->sequences,
+        .page_tables = batch->page_tables, .sequence_count = batch->sequence_count, .rows = batch->rows,
+        .heads = text->heads, .context_max = batch->context_max,
+        .scale = 1.0f / sqrtf((float)text->head_dim), .kv = batch->kv[index]});
+}
+
+/* The rest of a layer, row by row: x takes in attention output and MLP, and
+ * normed = RMS(x) next_norm opens what follows. attention: [rows, q_width]. */
+static agl_status finish_layer(agl_model *model, agl_stream *stream, const agl_text_layer *layer, void *attention,
+                               void *x_rows, int64_t rows, const float *next_norm)
+{
+    const agl_backend_ops *ops = model->backend->ops;
+    const agl_text_config *text = &model->config->text;
+    const agl_text_scratch *scratch = &model->text_scratch;
+    for (int64_t first = 0; first < rows; first += AGL_CHUNK_ROWS) {
+        int64_t count = agl_min(rows - first, AGL_CHUNK_ROWS);
+        void *x = agl_row(model, x_rows, first, text->hidden);
+        void *normed = agl_row(model, scratch->normed, first, text->hidden);
+        AGL_TRY(ops->linear(stream, &(agl_linear_args){
+            .x = agl_row(model, attention, first, q_width(text)), .y = scratch->delta, .weight = layer->output,
+            .rows = count, .x_stride = q_width(text)}));
+        AGL_TRY(ops->rmsnorm(stream, &(agl_rmsnorm_args){
+            .x = x, .delta = scratch->delta, .delta_weight = layer->post_self_attn_norm, .y = normed,
+            .weight = layer->post_attention_norm, .rows = count, .hidden = text->hidden, .eps = text->rms_eps}));
+        AGL_TRY(ops->linear(stream, &(agl_linear_args){
+            .x = normed, .y = scratch->wide, .weight = layer->gate_up, .rows = count, .x_stride = text->hidden}));
+        AGL_TRY(ops->swiglu(stream, &(agl_swiglu_args){
+            .x = scratch->wide, .y = scratch->mlp, .rows = count, .width = text->intermediate}));
+        AGL_TRY(ops->linear(stream, &(agl_linear_args){
+            .x = scratch->mlp, .y = scratch->delta, .weight = layer->down, .rows = count,
+            .x_stride = text->intermediate}));
+        AGL_TRY(ops->rmsnorm(stream, &(agl_rmsnorm_args){
+            .x = x, .delta = scratch->delta, .delta_weight = layer->post_mlp_norm, .y = normed,
+            .weight = next_norm, .rows = count, .hidden = text->hidden, .eps = text->rms_eps}));
+    }
+    return AGL_OK;
+}
+
+/* The last layer, only for the rows whose logits are wanted. */
+static agl_status finish_tail(agl_model *model, agl_stream *stream, const agl_batch *batch)
+{
+    const agl_backend_ops *ops = model->backend->ops;
+    const agl_text_config *text = &model->config->text;
+    const agl_text_scratch *scratch = &model->text_scratch;
+    AGL_TRY(ops->gather(stream, &(agl_gather_args){
+        .x = scratch->x, .out = scratch->tail_x, .rows = batch->logit_rows, .count = batch->logit_count,
+        .width = text->hidden}));
+    AGL_TRY(ops->gather(stream, &(agl_gather_args){
+        .x = scratch->attention, .out = scratch->tail_attention, .rows = batch->logit_rows,
+        .count = batch->logit_count, .width = q_width(text)}));
+    AGL_TRY(finish_layer(model, stream, &model->text.layers[text->layers - 1], scratch->tail_attention,
+                         scratch->tail_x, batch->logit_count, model->text.norm));
+    return ops->linear(stream, &(agl_linear_args){
+        .x = scratch->normed, .y = scratch->logits, .weight = model->text.lm_head, .rows = batch->logit_count,
+        .x_stride = text->hidden, .y_f32 = true});
+}
+
+agl_status agl_model_decode(agl_model *model, agl_stream *stream, const agl_batch *batch, float **logits)
+{
+    assert(batch->rows >= 1 && batch->rows <= model->rows_max);
+    assert(batch->logit_count >= 0 && batch->logit_count <= agl_min(model->logit_rows_max, batch->rows));
+    assert(batch->sequence_count >= 1 && batch->kv != NULL);
+    const agl_backend_ops *ops = model->backend->ops;
+    const agl_text_config *text = &model->config->text;
+    const agl_text_network *network = &model->text;
+    const agl_text_scratch *scratch = &model->text_scratch;
+    model->counters.decoder_runs++;
+
+    AGL_TRY(ops->embed(stream, &(agl_embed_args){
+        .out = scratch->x, .table = network->embed, .ids = batch->ids, .visual = batch->visual,
+        .visual_rows = batch->visual_rows, .tokens = batch->rows, .hidden = text->hidden}));
+    AGL_TRY(ops->rmsnorm(stream, &(agl_rmsnorm_args){
+        .x = scratch->x, .y = scratch->normed, .weight = network->layers[0].input_norm, .rows = batch->rows,
+        .hidden = text->hidden, .eps = text->rms_eps}));
+    for (int64_t i = 0; i + 1 < text->layers; i++) {
+        AGL_TRY(attend(model, stream, batch, i, scratch->attention));
+        AGL_TRY(finish_layer(model, stream, &network->layers[i], scratch->attention, scratch->x, batch->rows,
+                             network->layers[i + 1].input_norm));
+    }
+    *logits = scratch->logits;
+    AGL_TRY(attend(model, stream, batch, text->layers - 1, batch->logit_count > 0 ? scratch->attention : NULL));
+    return batch->logit_count > 0 ? finish_tail(model, stream, batch) : AGL_OK;
+}
