@@ -43,7 +43,8 @@ static const signature REFUSED[] = {
 
 static bool has_magic(agl_bytes file, size_t offset, const char *magic, size_t magic_bytes)
 {
-    return file.bytes >= offset + magic_bytes && memcmp(file.data + offset, magic, magic_bytes) == 0;
+    return file.bytes >= offset + magic_bytes &&
+           memcmp(file.data + offset, magic, magic_bytes) == 0;
 }
 
 static agl_image_kind kind_of(agl_bytes file)
@@ -67,8 +68,10 @@ static agl_status refuse_kind(agl_bytes file, agl_error *err)
             return agl_fail(err, AGL_ERR_UNSUPPORTED, "image is %s; " ACCEPTED, REFUSED[i].name);
     uint8_t head[4] = {0};
     memcpy(head, file.data, file.bytes < 4 ? file.bytes : 4);
-    return agl_fail(err, AGL_ERR_UNSUPPORTED, "image of %zu bytes is of no known kind (begins %02x %02x %02x %02x); " ACCEPTED,
-                    file.bytes, head[0], head[1], head[2], head[3]);
+    return agl_fail(
+        err, AGL_ERR_UNSUPPORTED,
+        "image of %zu bytes is of no known kind (begins %02x %02x %02x %02x); " ACCEPTED,
+        file.bytes, head[0], head[1], head[2], head[3]);
 }
 
 typedef struct {
@@ -90,22 +93,24 @@ void agl_rgba_over_white(uint8_t *rgb, const uint8_t *rgba, size_t pixels)
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
     /* Screenshots are opaque: four pixels at a time while they are. */
     for (; i + 4 <= pixels; i += 4) {
-        uint32_t in[4], out[3];
+        uint64_t in[2];
         memcpy(in, rgba + 4 * i, sizeof in);
-        if ((in[0] & in[1] & in[2] & in[3]) >> 24 == 255) {
-            out[0] = (in[0] & 0xffffffu) | in[1] << 24;
-            out[1] = (in[1] >> 8 & 0xffffu) | in[2] << 16;
-            out[2] = (in[2] >> 16 & 0xffu) | in[3] << 8;
-            memcpy(rgb + 3 * i, out, sizeof out);
+        if ((in[0] & in[1] & 0xff000000ff000000u) == 0xff000000ff000000u) {
+            uint64_t front = (in[0] & 0xffffffu) | (in[0] >> 8 & 0xffffff000000u) | in[1] << 48;
+            uint32_t back = (uint32_t)(in[1] >> 16 & 0xffu) | (uint32_t)(in[1] >> 32) << 8;
+            memcpy(rgb + 3 * i, &front, sizeof front);
+            memcpy(rgb + 3 * i + 8, &back, sizeof back);
             continue;
         }
         for (size_t p = i; p < i + 4; p++)
-            for (size_t c = 0; c < 3; c++) rgb[3 * p + c] = agl_level_over_white(rgba[4 * p + c], rgba[4 * p + 3]);
+            for (size_t c = 0; c < 3; c++)
+                rgb[3 * p + c] = agl_level_over_white(rgba[4 * p + c], rgba[4 * p + 3]);
     }
 #endif
     for (; i < pixels; i++) {
         uint8_t alpha = rgba[4 * i + 3];
-        for (size_t c = 0; c < 3; c++) rgb[3 * i + c] = agl_level_over_white(rgba[4 * i + c], alpha);
+        for (size_t c = 0; c < 3; c++)
+            rgb[3 * i + c] = agl_level_over_white(rgba[4 * i + c], alpha);
     }
 }
 
@@ -125,7 +130,8 @@ static void swap_sides(agl_image_header *header)
 static void turn(uint8_t *out, const uint8_t *in, const agl_image_header *upright, int orientation)
 {
     int64_t height = upright->height, width = upright->width;
-    int64_t in_height = orientation < 5 ? height : width, in_width = orientation < 5 ? width : height;
+    int64_t in_height = orientation < 5 ? height : width;
+    int64_t in_width = orientation < 5 ? width : height;
     bool from_bottom = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
     bool from_right = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
     int64_t row = (from_bottom ? -3 : 3) * in_width, column = from_right ? -3 : 3;
@@ -140,7 +146,8 @@ static void turn(uint8_t *out, const uint8_t *in, const agl_image_header *uprigh
 
 /* ---- whole pictures -------------------------------------------------- */
 
-static agl_status read_header(agl_image_header *out, const codec **out_codec, agl_bytes file, agl_error *err)
+static agl_status read_header(agl_image_header *out, const codec **out_codec, agl_bytes file,
+                              agl_error *err)
 {
     agl_image_kind kind = kind_of(file);
     if (kind == AGL_IMAGE_UNKNOWN) return refuse_kind(file, err);
@@ -160,13 +167,16 @@ agl_status agl_image_size(int64_t *height, int64_t *width, const void *data, siz
     return AGL_OK;
 }
 
-static agl_status check_limits(const agl_image_header *header, const agl_image_limits *limits, agl_error *err)
+static agl_status check_limits(const agl_image_header *header, const agl_image_limits *limits,
+                               agl_error *err)
 {
-    uint64_t pixels_max = limits != NULL && limits->pixels_max > 0 ? limits->pixels_max : PIXELS_MAX_DEFAULT;
+    uint64_t pixels_max =
+        limits != NULL && limits->pixels_max > 0 ? limits->pixels_max : PIXELS_MAX_DEFAULT;
     int64_t side_max = limits != NULL && limits->side_max > 0 ? limits->side_max : SIDE_MAX_DEFAULT;
     int64_t height = header->height, width = header->width;
     if (height > side_max || width > side_max)
-        return agl_fail(err, AGL_ERR_LIMIT, "image of %lld x %lld pixels: sides may have %lld at most",
+        return agl_fail(err, AGL_ERR_LIMIT,
+                        "image of %lld x %lld pixels: sides may have %lld at most",
                         (long long)width, (long long)height, (long long)side_max);
     if ((uint64_t)height * (uint64_t)width > pixels_max)
         return agl_fail(err, AGL_ERR_LIMIT, "image of %lld x %lld pixels: %llu pixels are allowed",
@@ -184,7 +194,8 @@ agl_status agl_image_decode(agl_image *out, const void *data, size_t bytes,
     AGL_TRY(read_header(&header, &reader, file, err));
     AGL_TRY(check_limits(&header, limits, err));
     size_t rgb_bytes = (size_t)header.height * (size_t)header.width * 3;
-    uint8_t *stored = malloc(rgb_bytes), *upright = header.orientation == 1 ? NULL : malloc(rgb_bytes);
+    uint8_t *stored = malloc(rgb_bytes);
+    uint8_t *upright = header.orientation == 1 ? NULL : malloc(rgb_bytes);
     agl_status status = AGL_OK;
     if (stored == NULL || (header.orientation != 1 && upright == NULL))
         status = agl_fail(err, AGL_ERR_MEMORY, "no memory for an image of %lld x %lld pixels",

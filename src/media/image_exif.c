@@ -28,7 +28,8 @@ int agl_exif_orientation(agl_bytes exif)
 {
     if (exif.bytes >= 6 && memcmp(exif.data, "Exif\0\0", 6) == 0)
         exif = (agl_bytes){exif.data + 6, exif.bytes - 6};
-    if (exif.bytes < 8 || (memcmp(exif.data, "II", 2) != 0 && memcmp(exif.data, "MM", 2) != 0)) return 1;
+    if (exif.bytes < 8 || (memcmp(exif.data, "II", 2) != 0 && memcmp(exif.data, "MM", 2) != 0))
+        return 1;
     bool little = exif.data[0] == 'I';
     uint32_t at = read32(exif.data + 4, little);
     if (read16(exif.data + 2, little) != 42 || at > exif.bytes - 2) return 1;

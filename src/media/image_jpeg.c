@@ -55,13 +55,15 @@ static void on_error(j_common_ptr jpeg)
 static void on_message(j_common_ptr jpeg, int level)
 {
     jpeg_reader *reader = jpeg->client_data;
-    if (level < 0 && reader->errors.msg_code == JWRN_JPEG_EOF) stop(reader, AGL_ERR_FORMAT, "the file is cut short");
+    if (level < 0 && reader->errors.msg_code == JWRN_JPEG_EOF)
+        stop(reader, AGL_ERR_FORMAT, "the file is cut short");
 }
 
 static void on_progress(j_common_ptr jpeg)
 {
     jpeg_reader *reader = jpeg->client_data;
-    if (reader->jpeg.input_scan_number > SCANS_MAX) stop(reader, AGL_ERR_LIMIT, "it has more than 100 scans");
+    if (reader->jpeg.input_scan_number > SCANS_MAX)
+        stop(reader, AGL_ERR_LIMIT, "it has more than 100 scans");
 }
 
 /* ---- steps that may jump --------------------------------------------- */
@@ -75,11 +77,14 @@ static void open_file(jpeg_reader *reader, agl_bytes file, bool keep_exif)
     if (keep_exif) jpeg_save_markers(&reader->jpeg, JPEG_APP0 + 1, 0xffff);
     jpeg_read_header(&reader->jpeg, TRUE);
     /* As good as never used, and without the bound of one bit a block. */
-    if (reader->jpeg.arith_code) stop(reader, AGL_ERR_UNSUPPORTED, "arithmetic coding is not read here");
-    if (reader->jpeg.num_components != 1 && reader->jpeg.num_components != 3 && reader->jpeg.num_components != 4)
+    if (reader->jpeg.arith_code)
+        stop(reader, AGL_ERR_UNSUPPORTED, "arithmetic coding is not read here");
+    if (reader->jpeg.num_components != 1 && reader->jpeg.num_components != 3 &&
+        reader->jpeg.num_components != 4)
         stop(reader, AGL_ERR_UNSUPPORTED, "it is neither gray nor of three or four colours");
     uint64_t pixels = (uint64_t)reader->jpeg.image_width * reader->jpeg.image_height;
-    if (pixels / PIXELS_PER_BYTE_MAX > file.bytes) stop(reader, AGL_ERR_FORMAT, "the file is cut short");
+    if (pixels / PIXELS_PER_BYTE_MAX > file.bytes)
+        stop(reader, AGL_ERR_FORMAT, "the file is cut short");
 }
 
 /* Inks arrive inverted, as Adobe writes them and Pillow assumes; PIL's naive conversion. */
@@ -123,7 +128,8 @@ static void read_rows(jpeg_reader *reader, uint8_t *rgb)
 
 static int saved_orientation(const jpeg_reader *reader)
 {
-    for (jpeg_saved_marker_ptr marker = reader->jpeg.marker_list; marker != NULL; marker = marker->next)
+    for (jpeg_saved_marker_ptr marker = reader->jpeg.marker_list; marker != NULL;
+         marker = marker->next)
         if (marker->data_length >= 6 && memcmp(marker->data, "Exif\0\0", 6) == 0)
             return agl_exif_orientation((agl_bytes){marker->data, marker->data_length});
     return 1;
@@ -156,7 +162,8 @@ agl_status agl_jpeg_header(agl_image_header *out, agl_bytes file, agl_error *err
     init_reader(&reader);
     if (setjmp(reader.escape) == 0) {
         open_file(&reader, file, true);
-        *out = (agl_image_header){reader.jpeg.image_height, reader.jpeg.image_width, saved_orientation(&reader)};
+        *out = (agl_image_header){reader.jpeg.image_height, reader.jpeg.image_width,
+                                  saved_orientation(&reader)};
     }
     return close_reader(&reader, err);
 }

@@ -5,13 +5,15 @@
  *   chunks -> IDAT joined -> inflate at once -> unfilter -> RGB, row by row
  *
  * libdeflate instead of libspng or zlib: the size of the inflated rows is known
- * from the header, so the whole stream is one call with an exact output bound,
- * four times as fast as zlib's streaming; see docs/SPEED.md for the numbers.
+ * from the header, so the whole stream is one call with an exact output bound.
+ * A 1080 x 2400 RGBA screenshot: 4.5 ms (zlib's streaming: 20 ms; all of libspng:
+ * 60 to 75 ms, all of this file: 17 ms).
  *
  * Pixels are those of Pillow with two deviations, both where Pillow loses the
  * picture: 16-bit gray keeps its high byte (Pillow clips at 255, nearly all
  * white), and tRNS of 2-, 4- and 16-bit samples is compared before scaling.
- * IDAT checksums are left to the Adler-32 inside; other chunks use theirs. */
+ * IDAT and IHDR checksums are left to the Adler-32 and the length of the rows;
+ * other chunks use theirs. */
 #include <libdeflate.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,12 +32,12 @@ typedef struct {
     uint8_t depth, colour;
     bool interlaced;
     size_t channels;
-    agl_bytes palette;      /* RGB triples                                */
-    agl_bytes transparency; /* tRNS                                       */
+    agl_bytes palette;      /* RGB triples */
+    agl_bytes transparency; /* tRNS */
     agl_bytes exif;
-    agl_bytes idat;         /* data of the first IDAT                     */
+    agl_bytes idat;         /* data of the first IDAT */
     size_t idat_count;
-    uint64_t idat_bytes;    /* of all of them                             */
+    uint64_t idat_bytes;    /* of all of them */
 } png_file;
 
 /* Adam7: first column and row, steps, of each pass. The last row is a picture without interlace. */
@@ -44,8 +46,8 @@ typedef struct {
 } png_pass;
 
 static const png_pass PASSES[] = {
-    {0, 0, 8, 8}, {4, 0, 8, 8}, {0, 4, 4, 8}, {2, 0, 4, 4}, {0, 2, 2, 4}, {1, 0, 2, 2}, {0, 1, 1, 2},
-    {0, 0, 1, 1},
+    {0, 0, 8, 8}, {4, 0, 8, 8}, {0, 4, 4, 8}, {2, 0, 4, 4},
+    {0, 2, 2, 4}, {1, 0, 2, 2}, {0, 1, 1, 2}, {0, 0, 1, 1},
 };
 
 static uint32_t big_endian32(const uint8_t *data)
@@ -62,7 +64,8 @@ static uint32_t big_endian16(const uint8_t *data)
 
 static agl_status read_ihdr(png_file *png, agl_bytes body, agl_error *err)
 {
-    if (body.bytes != 13) return agl_fail(err, AGL_ERR_FORMAT, "PNG header has %zu bytes instead of 13", body.bytes);
+    if (body.bytes != 13)
+        return agl_fail(err, AGL_ERR_FORMAT, "PNG header has %zu bytes instead of 13", body.bytes);
     const uint8_t *ihdr = body.data;
     png->width = big_endian32(ihdr);
     png->height = big_endian32(ihdr + 4);
@@ -80,16 +83,20 @@ static agl_status read_ihdr(png_file *png, agl_bytes body, agl_error *err)
         {RGB_ALPHA, 4, 1u << 8 | 1u << 16},
     };
     for (size_t i = 0; i < AGL_COUNT(KINDS); i++)
-        if (KINDS[i].colour == png->colour && png->depth <= 16 && (KINDS[i].depths >> png->depth & 1u))
+        if (KINDS[i].colour == png->colour && png->depth <= 16 &&
+            (KINDS[i].depths >> png->depth & 1u))
             png->channels = KINDS[i].channels;
     if (png->channels == 0 || ihdr[10] != 0 || ihdr[11] != 0 || ihdr[12] > 1)
-        return agl_fail(err, AGL_ERR_FORMAT, "PNG header: no such colour type %d, depth %d, compression %d, filter %d, interlace %d",
-                        png->colour, png->depth, ihdr[10], ihdr[11], ihdr[12]);
+        return agl_fail(
+            err, AGL_ERR_FORMAT,
+            "PNG header: no such colour type %d, depth %d, compression %d, filter %d, interlace %d",
+            png->colour, png->depth, ihdr[10], ihdr[11], ihdr[12]);
     if (png->width == 0 || png->height == 0)
-        return agl_fail(err, AGL_ERR_FORMAT, "PNG of %u x %u pixels is empty", png->width, png->height);
+        return agl_fail(err, AGL_ERR_FORMAT, "PNG of %u x %u pixels is empty", png->width,
+                        png->height);
     if (png->width > SIDE_MAX || png->height > SIDE_MAX)
-        return agl_fail(err, AGL_ERR_LIMIT, "PNG of %u x %u pixels: sides may have %u at most", png->width,
-                        png->height, SIDE_MAX);
+        return agl_fail(err, AGL_ERR_LIMIT, "PNG of %u x %u pixels: sides may have %u at most",
+                        png->width, png->height, SIDE_MAX);
     return AGL_OK;
 }
 
@@ -101,7 +108,8 @@ static agl_status read_chunk(png_file *png, const uint8_t *type, agl_bytes body,
     else if (memcmp(type, "eXIf", 4) == 0) png->exif = body;
     else return AGL_OK;
     if (libdeflate_crc32(0, type, body.bytes + 4) != big_endian32(body.data + body.bytes))
-        return agl_fail(err, AGL_ERR_FORMAT, "PNG chunk %.4s is damaged (checksum)", (const char *)type);
+        return agl_fail(err, AGL_ERR_FORMAT, "PNG chunk %.4s is damaged (checksum)",
+                        (const char *)type);
     return AGL_OK;
 }
 
@@ -130,7 +138,9 @@ static agl_status read_chunks(png_file *png, agl_bytes file, agl_error *err)
         if (cut) break;
         at += body.bytes + 12;
     }
-    if (png->idat_count == 0) return agl_fail(err, AGL_ERR_FORMAT, "PNG has no image data (cut after %zu bytes)", file.bytes);
+    if (png->idat_count == 0)
+        return agl_fail(err, AGL_ERR_FORMAT, "PNG has no image data (cut after %zu bytes)",
+                        file.bytes);
     if (png->colour == PALETTE && png->palette.bytes < 3)
         return agl_fail(err, AGL_ERR_FORMAT, "PNG has palette colours but no palette");
     return AGL_OK;
@@ -167,7 +177,8 @@ static uint64_t inflated_bytes(const png_file *png)
     uint64_t bytes = 0;
     for (size_t i = 0; i < count; i++) {
         uint32_t width = pass_width(png, passes + i);
-        if (width > 0) bytes += (uint64_t)pass_height(png, passes + i) * (1 + row_bytes(png, width));
+        if (width > 0)
+            bytes += (uint64_t)pass_height(png, passes + i) * (1 + row_bytes(png, width));
     }
     return bytes;
 }
@@ -177,7 +188,8 @@ static agl_status read_file(png_file *png, agl_bytes file, agl_error *err)
     *png = (png_file){0};
     AGL_TRY(read_chunks(png, file, err));
     if (inflated_bytes(png) / DEFLATE_RATIO_MAX > png->idat_bytes)
-        return agl_fail(err, AGL_ERR_FORMAT, "PNG of %u x %u pixels has only %llu bytes of image data", png->width,
+        return agl_fail(err, AGL_ERR_FORMAT,
+                        "PNG of %u x %u pixels has only %llu bytes of image data", png->width,
                         png->height, (unsigned long long)png->idat_bytes);
     return AGL_OK;
 }
@@ -196,7 +208,7 @@ agl_status agl_png_header(agl_image_header *out, agl_bytes file, agl_error *err)
 typedef struct {
     const png_file *png;
     uint8_t table[256][3];
-    uint32_t key[3];        /* tRNS colour of gray and RGB       */
+    uint32_t key[3];        /* tRNS colour of gray and RGB */
     bool has_key;
 } png_colours;
 
@@ -206,7 +218,8 @@ static void fill_table(png_colours *colours)
     for (uint32_t i = 0; i < 256; i++) {
         uint8_t rgb[3] = {0}, alpha = 255;
         if (png->colour == PALETTE) {
-            if ((i + 1) * 3 <= png->palette.bytes) memcpy(rgb, png->palette.data + (size_t)i * 3, 3);
+            if ((i + 1) * 3 <= png->palette.bytes)
+                memcpy(rgb, png->palette.data + (size_t)i * 3, 3);
             if (i < png->transparency.bytes) alpha = png->transparency.data[i];
         } else {
             memset(rgb, (int)(uint8_t)(i * 255 / ((1u << png->depth) - 1)), 3);
@@ -220,13 +233,15 @@ static void init_colours(png_colours *colours, const png_file *png)
 {
     colours->png = png;
     size_t samples = png->colour == GRAY ? 1 : 3;
-    colours->has_key = (png->colour == GRAY || png->colour == RGB) && png->transparency.bytes >= 2 * samples;
+    colours->has_key =
+        (png->colour == GRAY || png->colour == RGB) && png->transparency.bytes >= 2 * samples;
     for (size_t i = 0; colours->has_key && i < samples; i++)
         colours->key[i] = big_endian16(png->transparency.data + 2 * i);
     if (png->channels == 1 && png->depth <= 8) fill_table(colours);
 }
 
-static void expand_table(uint8_t *rgb, const uint8_t *row, uint32_t width, const png_colours *colours)
+static void expand_table(uint8_t *rgb, const uint8_t *row, uint32_t width,
+                         const png_colours *colours)
 {
     uint32_t depth = colours->png->depth, per_byte = 8 / depth, mask = (1u << depth) - 1;
     for (uint32_t x = 0; x < width; x++) {
@@ -236,7 +251,8 @@ static void expand_table(uint8_t *rgb, const uint8_t *row, uint32_t width, const
 }
 
 /* Samples of 8 or 16 bits, by the first byte of each; gray has one sample for all three. */
-static void expand_samples(uint8_t *rgb, const uint8_t *row, uint32_t width, const png_colours *colours)
+static void expand_samples(uint8_t *rgb, const uint8_t *row, uint32_t width,
+                           const png_colours *colours)
 {
     const png_file *png = colours->png;
     size_t sample = png->depth / 8u, colour_samples = png->channels >= 3 ? 3 : 1;
@@ -246,7 +262,8 @@ static void expand_samples(uint8_t *rgb, const uint8_t *row, uint32_t width, con
         if (colours->has_key) {
             bool equal = true;
             for (size_t c = 0; c < colour_samples; c++)
-                equal = equal && colours->key[c] == (sample == 2 ? big_endian16(row + 2 * c) : row[c]);
+                equal =
+                    equal && colours->key[c] == (sample == 2 ? big_endian16(row + 2 * c) : row[c]);
             if (equal) alpha = 0;
         }
         for (size_t c = 0; c < 3; c++)
@@ -259,7 +276,8 @@ static void expand_row(uint8_t *rgb, const uint8_t *row, uint32_t width, const p
     const png_file *png = colours->png;
     if (png->channels == 1 && png->depth <= 8) expand_table(rgb, row, width, colours);
     else if (png->colour == RGB_ALPHA && png->depth == 8) agl_rgba_over_white(rgb, row, width);
-    else if (png->colour == RGB && png->depth == 8 && !colours->has_key) memcpy(rgb, row, (size_t)width * 3);
+    else if (png->colour == RGB && png->depth == 8 && !colours->has_key)
+        memcpy(rgb, row, (size_t)width * 3);
     else expand_samples(rgb, row, width, colours);
 }
 
@@ -267,8 +285,8 @@ static void expand_row(uint8_t *rgb, const uint8_t *row, uint32_t width, const p
 
 /* One pass: `rows` at its first filter byte, changed in place; `line` holds one picture row of RGB
  * and `zeros` one of nothing. Returns the first byte after it, NULL for an unknown filter. */
-static uint8_t *expand_pass(uint8_t *rgb, uint8_t *rows, const png_pass *pass, const png_colours *colours,
-                            uint8_t *line, const uint8_t *zeros)
+static uint8_t *expand_pass(uint8_t *rgb, uint8_t *rows, const png_pass *pass,
+                            const png_colours *colours, uint8_t *line, const uint8_t *zeros)
 {
     const png_file *png = colours->png;
     uint32_t width = pass_width(png, pass), height = width > 0 ? pass_height(png, pass) : 0;
@@ -290,13 +308,15 @@ static uint8_t *expand_pass(uint8_t *rgb, uint8_t *rows, const png_pass *pass, c
 }
 
 /* The zlib stream as one run of bytes: the file itself if there is one IDAT, else a copy in *joined. */
-static agl_status join_idat(agl_bytes *out, uint8_t **joined, const png_file *png, agl_bytes file, agl_error *err)
+static agl_status join_idat(agl_bytes *out, uint8_t **joined, const png_file *png, agl_bytes file,
+                            agl_error *err)
 {
     *out = png->idat;
     if (png->idat_count == 1) return AGL_OK;
     size_t filled = 0, at = 8;
     *joined = malloc((size_t)png->idat_bytes + 1);
-    if (*joined == NULL) return agl_fail(err, AGL_ERR_MEMORY, "no memory for a PNG of %zu bytes", file.bytes);
+    if (*joined == NULL)
+        return agl_fail(err, AGL_ERR_MEMORY, "no memory for a PNG of %zu bytes", file.bytes);
     while (filled < png->idat_bytes) {
         size_t bytes = big_endian32(file.data + at), rest = file.bytes - at - 8;
         if (bytes > rest) bytes = rest;
@@ -320,7 +340,8 @@ static agl_status inflate_rows(uint8_t *rows, size_t bytes, agl_bytes stream, ag
     switch (result) {
     case LIBDEFLATE_SUCCESS: return AGL_OK;
     case LIBDEFLATE_SHORT_OUTPUT: return agl_fail(err, AGL_ERR_FORMAT, "PNG image data ends early");
-    case LIBDEFLATE_INSUFFICIENT_SPACE: return agl_fail(err, AGL_ERR_FORMAT, "PNG image data is longer than its size tells");
+    case LIBDEFLATE_INSUFFICIENT_SPACE:
+        return agl_fail(err, AGL_ERR_FORMAT, "PNG image data is longer than its size tells");
     default: return agl_fail(err, AGL_ERR_FORMAT, "PNG image data is damaged or cut short");
     }
 }
@@ -329,12 +350,15 @@ agl_status agl_png_decode(uint8_t *rgb, agl_bytes file, agl_error *err)
 {
     png_file png;
     AGL_TRY(read_file(&png, file, err));
-    size_t rows_bytes = (size_t)inflated_bytes(&png), line_bytes = (size_t)png.width * 8 + AGL_PNG_SLACK;
-    uint8_t *joined = NULL, *rows = malloc(rows_bytes + AGL_PNG_SLACK), *line = calloc(2, line_bytes);
+    size_t rows_bytes = (size_t)inflated_bytes(&png);
+    size_t line_bytes = (size_t)png.width * 8 + AGL_PNG_SLACK;
+    uint8_t *joined = NULL, *rows = malloc(rows_bytes + AGL_PNG_SLACK);
+    uint8_t *line = calloc(2, line_bytes);
     agl_bytes stream = {0};
     agl_status status = AGL_OK;
     if (rows == NULL || line == NULL)
-        status = agl_fail(err, AGL_ERR_MEMORY, "no memory for a PNG of %u x %u pixels", png.width, png.height);
+        status = agl_fail(err, AGL_ERR_MEMORY, "no memory for a PNG of %u x %u pixels", png.width,
+                          png.height);
     if (status == AGL_OK) status = join_idat(&stream, &joined, &png, file, err);
     if (status == AGL_OK) {
         memset(rows + rows_bytes, 0, AGL_PNG_SLACK);

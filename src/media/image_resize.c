@@ -39,7 +39,8 @@ agl_status agl_image_target_size(int64_t *out_height, int64_t *out_width, int64_
     }
     double aspect = fmax(h, w) / fmin(h, w);
     if (aspect > 200.0)
-        return agl_fail(err, AGL_ERR_ARGUMENT, "image of %lld x %lld pixels: aspect ratio %.1f is over 200",
+        return agl_fail(err, AGL_ERR_ARGUMENT,
+                        "image of %lld x %lld pixels: aspect ratio %.1f is over 200",
                         (long long)width, (long long)height, aspect);
     double target_h = factor * rint(h / factor), target_w = factor * rint(w / factor);
     double area = frames * target_h * target_w;
@@ -88,14 +89,16 @@ static void store_window(agl_resize_axis *axis, int64_t index, const double *win
         exact *= 1 << AGL_RESIZE_FRACTION_BITS;
         int32_t weight = (int32_t)(exact < 0 ? exact - 0.5 : exact + 0.5);
         int32_t low = weight & ((1 << AGL_RESIZE_LOW_BITS) - 1);
-        int16_t *group = halves + t / AGL_RESIZE_GROUP * 2 * AGL_RESIZE_GROUP + t % AGL_RESIZE_GROUP;
+        int16_t *group =
+            halves + t / AGL_RESIZE_GROUP * 2 * AGL_RESIZE_GROUP + t % AGL_RESIZE_GROUP;
         weights[t] = weight;
         group[0] = (int16_t)((weight - low) / (1 << AGL_RESIZE_LOW_BITS));
         group[AGL_RESIZE_GROUP] = (int16_t)low;
     }
 }
 
-static agl_status axis_init(agl_resize_axis *axis, int64_t in_size, int64_t out_size, agl_error *err)
+static agl_status axis_init(agl_resize_axis *axis, int64_t in_size, int64_t out_size,
+                            agl_error *err)
 {
     double scale = (double)in_size / (double)out_size;
     double stretch = fmax(scale, 1.0), support = SUPPORT * stretch;
@@ -109,8 +112,10 @@ static agl_status axis_init(agl_resize_axis *axis, int64_t in_size, int64_t out_
     axis->halves = malloc(cells * 2 * sizeof *axis->halves);
     double *window = malloc((size_t)axis->taps * sizeof *window);
     agl_status status = AGL_OK;
-    if (axis->first == NULL || axis->count == NULL || axis->weights == NULL || axis->halves == NULL || window == NULL)
-        status = agl_fail(err, AGL_ERR_MEMORY, "no memory to resize %lld to %lld pixels", (long long)in_size, (long long)out_size);
+    if (axis->first == NULL || axis->count == NULL || axis->weights == NULL ||
+        axis->halves == NULL || window == NULL)
+        status = agl_fail(err, AGL_ERR_MEMORY, "no memory to resize %lld to %lld pixels",
+                          (long long)in_size, (long long)out_size);
     for (int64_t i = 0; status == AGL_OK && i < out_size; i++) {
         double centre = ((double)i + 0.5) * scale, sum = 0.0;
         int64_t first = (int64_t)(centre - support + 0.5), end = (int64_t)(centre + support + 0.5);
@@ -164,8 +169,8 @@ static void across_portable(uint8_t *out, const uint8_t *in, const agl_resize_ax
     for (int64_t x = 0; x < axis->out_size; x++) agl_resize_pixel(out + 3 * x, in, axis, x);
 }
 
-static void down_portable(uint8_t *out, const uint8_t *const *rows, size_t bytes, const agl_resize_axis *axis,
-                          int64_t index)
+static void down_portable(uint8_t *out, const uint8_t *const *rows, size_t bytes,
+                          const agl_resize_axis *axis, int64_t index)
 {
     agl_resize_levels(out, rows, 0, bytes, axis, index);
 }
@@ -177,12 +182,12 @@ const agl_resize_kernels agl_resize_portable = {across_portable, down_portable};
 /* Row y of the input after the pass across: the input itself if that pass is skipped. */
 typedef struct {
     const agl_image *in;
-    const agl_resize_axis *across; /* NULL: width stays                     */
+    const agl_resize_axis *across; /* NULL: width stays */
     const agl_resize_kernels *kernels;
     uint8_t *rows;          /* [row_count, row_bytes]: row y lies at y % row_count */
     int64_t row_count;
     size_t row_bytes;
-    int64_t done;           /* rows made so far                                */
+    int64_t done;           /* rows made so far */
 } row_ring;
 
 static const uint8_t *ring_row(row_ring *ring, int64_t y)
@@ -191,7 +196,8 @@ static const uint8_t *ring_row(row_ring *ring, int64_t y)
     if (ring->across == NULL) return in->pixels + (size_t)y * (size_t)in->width * 3;
     for (; ring->done <= y; ring->done++)
         ring->kernels->across(ring->rows + (size_t)(ring->done % ring->row_count) * ring->row_bytes,
-                              in->pixels + (size_t)ring->done * (size_t)in->width * 3, ring->across);
+                              in->pixels + (size_t)ring->done * (size_t)in->width * 3,
+                              ring->across);
     return ring->rows + (size_t)(y % ring->row_count) * ring->row_bytes;
 }
 
@@ -209,14 +215,16 @@ static bool goes_down_first(const agl_image *out, const agl_image *in)
     return out->height < in->height && in->height - out->height > 2 * (in->width - out->width);
 }
 
-static agl_status resize_down_first(agl_image *out, const agl_image *in, const agl_resize_axis *across,
-                                    const agl_resize_axis *down, const agl_resize_kernels *kernels, agl_error *err)
+static agl_status resize_down_first(agl_image *out, const agl_image *in,
+                                    const agl_resize_axis *across, const agl_resize_axis *down,
+                                    const agl_resize_kernels *kernels, agl_error *err)
 {
     size_t in_row_bytes = (size_t)in->width * 3;
     const uint8_t **window = malloc((size_t)down->taps * sizeof *window);
     uint8_t *row = malloc(in_row_bytes);
     agl_status status = AGL_OK;
-    if (window == NULL || row == NULL) status = agl_fail(err, AGL_ERR_MEMORY, "no memory for a row of a resize");
+    if (window == NULL || row == NULL)
+        status = agl_fail(err, AGL_ERR_MEMORY, "no memory for a row of a resize");
     for (int64_t y = 0; status == AGL_OK && y < out->height; y++) {
         for (int32_t t = 0; t < down->count[y]; t++)
             window[t] = in->pixels + (size_t)(down->first[y] + t) * in_row_bytes;
@@ -230,17 +238,21 @@ static agl_status resize_down_first(agl_image *out, const agl_image *in, const a
 
 /* `across` NULL: the width stays. */
 static agl_status resize_down(agl_image *out, const agl_image *in, const agl_resize_axis *across,
-                              const agl_resize_axis *down, const agl_resize_kernels *kernels, agl_error *err)
+                              const agl_resize_axis *down, const agl_resize_kernels *kernels,
+                              agl_error *err)
 {
-    row_ring ring = {.in = in, .across = across, .kernels = kernels, .row_bytes = (size_t)out->width * 3};
+    row_ring ring = {
+        .in = in, .across = across, .kernels = kernels, .row_bytes = (size_t)out->width * 3};
     ring.row_count = down->taps < in->height ? down->taps : in->height;
     const uint8_t **window = malloc((size_t)down->taps * sizeof *window);
     if (across != NULL) ring.rows = malloc((size_t)ring.row_count * ring.row_bytes);
     agl_status status = AGL_OK;
     if (window == NULL || (across != NULL && ring.rows == NULL))
-        status = agl_fail(err, AGL_ERR_MEMORY, "no memory for %lld rows of a resize", (long long)ring.row_count);
+        status = agl_fail(err, AGL_ERR_MEMORY, "no memory for %lld rows of a resize",
+                          (long long)ring.row_count);
     for (int64_t y = 0; status == AGL_OK && y < out->height; y++) {
-        for (int32_t t = 0; t < down->count[y]; t++) window[t] = ring_row(&ring, down->first[y] + t);
+        for (int32_t t = 0; t < down->count[y]; t++)
+            window[t] = ring_row(&ring, down->first[y] + t);
         kernels->down(out->pixels + (size_t)y * ring.row_bytes, window, ring.row_bytes, down, y);
     }
     free(window);
@@ -254,12 +266,13 @@ agl_status agl_image_resize_with(agl_image *out, const agl_image *in, int64_t he
     *out = (agl_image){0};
     if (height < 1 || width < 1 || height > RESIZE_SIDE_MAX || width > RESIZE_SIDE_MAX ||
         in->height > RESIZE_SIDE_MAX || in->width > RESIZE_SIDE_MAX)
-        return agl_fail(err, AGL_ERR_ARGUMENT, "image cannot be resized to %lld x %lld pixels", (long long)width,
-                        (long long)height);
+        return agl_fail(err, AGL_ERR_ARGUMENT, "image cannot be resized to %lld x %lld pixels",
+                        (long long)width, (long long)height);
     size_t bytes = (size_t)height * (size_t)width * 3;
     agl_image made = {malloc(bytes), height, width};
     if (made.pixels == NULL)
-        return agl_fail(err, AGL_ERR_MEMORY, "no memory for an image of %lld x %lld pixels", (long long)width, (long long)height);
+        return agl_fail(err, AGL_ERR_MEMORY, "no memory for an image of %lld x %lld pixels",
+                        (long long)width, (long long)height);
     agl_resize_axis across = {0}, down = {0};
     bool new_width = width != in->width, new_height = height != in->height;
     agl_status status = AGL_OK;
@@ -268,7 +281,8 @@ agl_status agl_image_resize_with(agl_image *out, const agl_image *in, int64_t he
     if (status == AGL_OK) {
         if (new_height && new_width && goes_down_first(&made, in))
             status = resize_down_first(&made, in, &across, &down, kernels, err);
-        else if (new_height) status = resize_down(&made, in, new_width ? &across : NULL, &down, kernels, err);
+        else if (new_height)
+            status = resize_down(&made, in, new_width ? &across : NULL, &down, kernels, err);
         else if (new_width) resize_across_only(&made, in, &across, kernels);
         else memcpy(made.pixels, in->pixels, bytes);
     }
@@ -283,5 +297,6 @@ agl_status agl_image_resize(agl_image *out, const agl_image *in, int64_t height,
                             agl_error *err)
 {
     const agl_resize_kernels *kernels = agl_resize_avx2();
-    return agl_image_resize_with(out, in, height, width, kernels != NULL ? kernels : &agl_resize_portable, err);
+    return agl_image_resize_with(out, in, height, width,
+                                 kernels != NULL ? kernels : &agl_resize_portable, err);
 }

@@ -47,8 +47,10 @@ static agl_status first_frame(agl_bytes *out, agl_bytes file, agl_error *err)
     agl_bytes canvas = find_chunk(file, "VP8X"), frame = find_chunk(file, "ANMF");
     if (canvas.bytes < 10 || frame.bytes <= FRAME_HEADER_BYTES)
         return agl_fail(err, AGL_ERR_FORMAT, "WebP animation has no whole first frame");
-    if (memcmp(frame.data, "\0\0\0\0\0\0", 6) != 0 || memcmp(frame.data + 6, canvas.data + 4, 6) != 0)
-        return agl_fail(err, AGL_ERR_UNSUPPORTED, "WebP animation whose first frame does not fill the picture");
+    if (memcmp(frame.data, "\0\0\0\0\0\0", 6) != 0 ||
+        memcmp(frame.data + 6, canvas.data + 4, 6) != 0)
+        return agl_fail(err, AGL_ERR_UNSUPPORTED,
+                        "WebP animation whose first frame does not fill the picture");
     *out = (agl_bytes){frame.data + FRAME_HEADER_BYTES, frame.bytes - FRAME_HEADER_BYTES};
     return AGL_OK;
 }
@@ -57,8 +59,10 @@ static agl_status get_features(WebPBitstreamFeatures *out, agl_bytes picture, ag
 {
     switch (WebPGetFeatures(picture.data, picture.bytes, out)) {
     case VP8_STATUS_OK: return AGL_OK;
-    case VP8_STATUS_NOT_ENOUGH_DATA: return agl_fail(err, AGL_ERR_FORMAT, "WebP file is cut short (%zu bytes)", picture.bytes);
-    case VP8_STATUS_UNSUPPORTED_FEATURE: return agl_fail(err, AGL_ERR_UNSUPPORTED, "WebP uses an unknown feature");
+    case VP8_STATUS_NOT_ENOUGH_DATA:
+        return agl_fail(err, AGL_ERR_FORMAT, "WebP file is cut short (%zu bytes)", picture.bytes);
+    case VP8_STATUS_UNSUPPORTED_FEATURE:
+        return agl_fail(err, AGL_ERR_UNSUPPORTED, "WebP uses an unknown feature");
     default: return agl_fail(err, AGL_ERR_FORMAT, "WebP header is damaged");
     }
 }
@@ -74,7 +78,8 @@ static agl_status read_file(webp_file *webp, agl_bytes file, agl_error *err)
         AGL_TRY(first_frame(&webp->picture, file, err));
         AGL_TRY(get_features(&features, webp->picture, err));
         if (features.width != webp->width || features.height != webp->height)
-            return agl_fail(err, AGL_ERR_FORMAT, "WebP animation's first frame has another size than it tells");
+            return agl_fail(err, AGL_ERR_FORMAT,
+                            "WebP animation's first frame has another size than it tells");
     }
     webp->has_alpha = features.has_alpha;
     return AGL_OK;
@@ -95,11 +100,14 @@ agl_status agl_webp_decode(uint8_t *rgb, agl_bytes file, agl_error *err)
     agl_bytes in = webp.picture;
     size_t pixels = (size_t)webp.width * (size_t)webp.height;
     if (!webp.has_alpha) {
-        if (WebPDecodeRGBInto(in.data, in.bytes, rgb, pixels * 3, webp.width * 3) == NULL) goto damaged;
+        if (WebPDecodeRGBInto(in.data, in.bytes, rgb, pixels * 3, webp.width * 3) == NULL)
+            goto damaged;
         return AGL_OK;
     }
     uint8_t *rgba = malloc(pixels * 4);
-    if (rgba == NULL) return agl_fail(err, AGL_ERR_MEMORY, "no memory for a WebP of %d x %d pixels", webp.width, webp.height);
+    if (rgba == NULL)
+        return agl_fail(err, AGL_ERR_MEMORY, "no memory for a WebP of %d x %d pixels", webp.width,
+                        webp.height);
     bool decoded = WebPDecodeRGBAInto(in.data, in.bytes, rgba, pixels * 4, webp.width * 4) != NULL;
     if (decoded) agl_rgba_over_white(rgb, rgba, pixels);
     free(rgba);

@@ -21,7 +21,8 @@ static void require(int condition)
 static void decode_any(const uint8_t *data, size_t bytes)
 {
     static const agl_image_limits LIMITS = {.pixels_max = 1 << 18, .side_max = 4096};
-    static const agl_resize_rule RULE = {.factor = 28, .frames = 2, .pixels_min = 12544, .pixels_max = 1 << 16};
+    static const agl_resize_rule RULE = {
+        .factor = 28, .frames = 2, .pixels_min = 12544, .pixels_max = 1 << 16};
     int64_t height = 0, width = 0;
     agl_error err = {0};
     agl_image image, scaled;
@@ -74,14 +75,16 @@ static size_t rows_size(uint32_t width, uint32_t height, uint32_t bits, bool int
 /* First byte: colour type and depth; then sides, interlace and the lengths of PLTE and tRNS; then all of it as rows. */
 static void decode_as_rows(const uint8_t *data, size_t bytes)
 {
-    static const uint8_t KINDS[][3] = {{0, 1, 1},  {0, 2, 1},  {0, 4, 1}, {0, 8, 1},  {0, 16, 1}, {2, 8, 3},  {2, 16, 3}, {3, 1, 1},
-                                       {3, 2, 1},  {3, 4, 1},  {3, 8, 1}, {4, 8, 2},  {4, 16, 2}, {6, 8, 4},  {6, 16, 4}};
+    static const uint8_t KINDS[][3] = {{0, 1, 1}, {0, 2, 1},  {0, 4, 1},  {0, 8, 1}, {0, 16, 1},
+                                       {2, 8, 3}, {2, 16, 3}, {3, 1, 1},  {3, 2, 1}, {3, 4, 1},
+                                       {3, 8, 1}, {4, 8, 2},  {4, 16, 2}, {6, 8, 4}, {6, 16, 4}};
     enum { ROWS_MAX = 64 * 64 * 8 + 64 * 16, EXTRA = 2048 };
     if (bytes < 8) return;
     const uint8_t *kind = KINDS[data[0] % 15];
     uint32_t width = 1 + data[1] % 64, height = 1 + data[2] % 64;
     bool interlaced = data[3] & 1;
-    size_t palette = data[4] % (bytes < 256 ? bytes : 256), holes = data[5] % (bytes < 256 ? bytes : 256);
+    size_t palette = data[4] % (bytes < 256 ? bytes : 256),
+           holes = data[5] % (bytes < 256 ? bytes : 256);
     size_t size = rows_size(width, height, (uint32_t)kind[1] * kind[2], interlaced);
     uint8_t *rows = malloc(size), *file = malloc(ROWS_MAX + EXTRA);
     require(rows != NULL && file != NULL && size <= ROWS_MAX);
@@ -91,14 +94,16 @@ static void decode_as_rows(const uint8_t *data, size_t bytes)
         for (size_t at = 0; at < size; at += size / height) rows[at] %= 5;
     if (interlaced && !(data[3] & 2))
         for (size_t at = 0; at < size; at++) rows[at] %= 5;
-    uint8_t header[13] = {0, 0, 0, (uint8_t)width, 0, 0, 0, (uint8_t)height, kind[1], kind[0], 0, 0, interlaced};
+    uint8_t header[13] = {0,       0, 0, (uint8_t)width, 0, 0, 0, (uint8_t)height, kind[1],
+                          kind[0], 0, 0, interlaced};
     memcpy(file, "\x89PNG\r\n\x1a\n", 8);
     uint8_t *end = put_chunk(file + 8, "IHDR", header, sizeof header);
     if (palette > 0) end = put_chunk(end, "PLTE", data, palette);
     if (holes > 0) end = put_chunk(end, "tRNS", data, holes);
     struct libdeflate_compressor *compressor = libdeflate_alloc_compressor(0);
     uint8_t *stream = malloc(libdeflate_zlib_compress_bound(compressor, size));
-    size_t stream_bytes = libdeflate_zlib_compress(compressor, rows, size, stream, libdeflate_zlib_compress_bound(compressor, size));
+    size_t stream_bytes = libdeflate_zlib_compress(
+        compressor, rows, size, stream, libdeflate_zlib_compress_bound(compressor, size));
     end = put_chunk(end, "IDAT", stream, stream_bytes);
     end = put_chunk(end, "IEND", NULL, 0);
     libdeflate_free_compressor(compressor);
@@ -106,7 +111,8 @@ static void decode_as_rows(const uint8_t *data, size_t bytes)
     agl_error err = {0};
     agl_status status = agl_image_decode(&image, file, (size_t)(end - file), NULL, &err);
     /* Sizes agree, so only a missing palette or a filter may be at fault. */
-    require(status == AGL_OK || strstr(err.message, "palette") != NULL || strstr(err.message, "filter") != NULL);
+    require(status == AGL_OK || strstr(err.message, "palette") != NULL ||
+            strstr(err.message, "filter") != NULL);
     decode_any(file, (size_t)(end - file));
     agl_image_deinit(&image);
     free(rows);

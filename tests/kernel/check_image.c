@@ -48,19 +48,21 @@ static agl_image random_image(int64_t height, int64_t width)
     return image;
 }
 
-static bool compare_resize(const char *name, const agl_resize_kernels *kernels, const int64_t sides[4])
+static bool compare_resize(const char *name, const agl_resize_kernels *kernels,
+                           const int64_t sides[4])
 {
     agl_image in = random_image(sides[0], sides[1]), expected, got;
     agl_error err = {0};
-    if (agl_image_resize_with(&expected, &in, sides[2], sides[3], &agl_resize_portable, &err) != AGL_OK ||
+    if (agl_image_resize_with(&expected, &in, sides[2], sides[3], &agl_resize_portable, &err) !=
+            AGL_OK ||
         agl_image_resize_with(&got, &in, sides[2], sides[3], kernels, &err) != AGL_OK) {
         printf("resize %s: %s\n", name, err.message);
         return false;
     }
     bool equal = memcmp(expected.pixels, got.pixels, (size_t)(sides[2] * sides[3] * 3)) == 0;
     if (!equal)
-        printf("resize %s: %lld x %lld to %lld x %lld differs from portable C\n", name, (long long)sides[1],
-               (long long)sides[0], (long long)sides[3], (long long)sides[2]);
+        printf("resize %s: %lld x %lld to %lld x %lld differs from portable C\n", name,
+               (long long)sides[1], (long long)sides[0], (long long)sides[3], (long long)sides[2]);
     agl_image_deinit(&in);
     agl_image_deinit(&expected);
     agl_image_deinit(&got);
@@ -70,15 +72,17 @@ static bool compare_resize(const char *name, const agl_resize_kernels *kernels, 
 static bool check_resize(const char *name, const agl_resize_kernels *kernels)
 {
     static const int64_t SHAPES[][4] = {
-        {1, 1, 84, 84}, {2400, 1080, 2408, 1092}, {1600, 720, 1596, 728}, {3200, 1440, 3192, 1428},
-        {3000, 1000, 28, 28}, {7, 3000, 3, 17}, {40, 40, 40, 84}, {40, 40, 84, 40}, {900, 2, 28, 2},
+        {1, 1, 84, 84},           {2400, 1080, 2408, 1092}, {1600, 720, 1596, 728},
+        {3200, 1440, 3192, 1428}, {3000, 1000, 28, 28},     {7, 3000, 3, 17},
+        {40, 40, 40, 84},         {40, 40, 84, 40},         {900, 2, 28, 2},
     };
     bool equal = true;
     if (kernels == NULL) {
         printf("skip: resize %s is not of this machine\n", name);
         return true;
     }
-    for (size_t i = 0; i < AGL_COUNT(SHAPES); i++) equal = compare_resize(name, kernels, SHAPES[i]) && equal;
+    for (size_t i = 0; i < AGL_COUNT(SHAPES); i++)
+        equal = compare_resize(name, kernels, SHAPES[i]) && equal;
     for (int round = 0; round < 400; round++) {
         int64_t sides[4];
         uint32_t limit = round % 8 == 0 ? 400 : 60;
@@ -103,17 +107,21 @@ static bool check_filters(void)
     static const size_t PIXEL_BYTES[] = {1, 2, 3, 4, 6, 8};
     enum { ROW_MAX = 400 };
     for (int round = 0; round < 6000; round++) {
-        size_t pixel_bytes = PIXEL_BYTES[round % 6], bytes = pixel_bytes * (1 + random_below((uint32_t)(ROW_MAX / pixel_bytes)));
+        size_t pixel_bytes = PIXEL_BYTES[round % 6],
+               bytes = pixel_bytes * (1 + random_below((uint32_t)(ROW_MAX / pixel_bytes)));
         int filter = round / 6 % 5;
-        uint8_t *row = allocate(bytes + AGL_PNG_SLACK), *above = allocate(bytes + AGL_PNG_SLACK), expected[ROW_MAX];
+        uint8_t *row = allocate(bytes + AGL_PNG_SLACK), *above = allocate(bytes + AGL_PNG_SLACK),
+                expected[ROW_MAX];
         for (size_t i = 0; i < bytes + AGL_PNG_SLACK; i++) {
             row[i] = (uint8_t)random_below(256);
             above[i] = (uint8_t)random_below(round % 4 == 0 ? 3 : 256);
         }
         for (size_t i = 0; i < bytes; i++)
-            expected[i] = unfilter_byte(filter, row[i], i < pixel_bytes ? 0 : expected[i - pixel_bytes], above[i],
-                                        i < pixel_bytes ? 0 : above[i - pixel_bytes]);
-        bool equal = agl_png_unfilter(row, above, bytes, filter, pixel_bytes) && memcmp(row, expected, bytes) == 0;
+            expected[i] =
+                unfilter_byte(filter, row[i], i < pixel_bytes ? 0 : expected[i - pixel_bytes],
+                              above[i], i < pixel_bytes ? 0 : above[i - pixel_bytes]);
+        bool equal = agl_png_unfilter(row, above, bytes, filter, pixel_bytes) &&
+                     memcmp(row, expected, bytes) == 0;
         free(row);
         free(above);
         if (!equal) {
@@ -133,14 +141,18 @@ static bool check_filters(void)
 /* Flat panels, a photo-like slope with grain, and glyph-like strokes: inflates about as a real one. */
 static agl_image make_screen(void)
 {
-    agl_image image = {allocate((size_t)SCREEN_HEIGHT * SCREEN_WIDTH * 3), SCREEN_HEIGHT, SCREEN_WIDTH};
+    agl_image image = {allocate((size_t)SCREEN_HEIGHT * SCREEN_WIDTH * 3), SCREEN_HEIGHT,
+                       SCREEN_WIDTH};
     for (int y = 0; y < SCREEN_HEIGHT; y++)
         for (int x = 0; x < SCREEN_WIDTH; x++) {
             uint8_t *pixel = image.pixels + ((size_t)y * SCREEN_WIDTH + (size_t)x) * 3;
             bool photo = y / 300 % 3 == 1;
-            bool stroke = !photo && x % 200 > 30 && y % 60 > 20 && ((x * 7 + y / 3 * 13) % 23 < 4 || (x ^ y) % 37 == 0);
+            bool stroke = !photo && x % 200 > 30 && y % 60 > 20 &&
+                          ((x * 7 + y / 3 * 13) % 23 < 4 || (x ^ y) % 37 == 0);
             for (int c = 0; c < 3; c++) {
-                int level = photo ? (x * (c + 1) / 12 + y * (3 - c) / 20) % 200 + (int)random_below(12) : 245 - 3 * c;
+                int level =
+                    photo ? (x * (c + 1) / 12 + y * (3 - c) / 20) % 200 + (int)random_below(12)
+                          : 245 - 3 * c;
                 pixel[c] = (uint8_t)(stroke ? 40 + 20 * c : level);
             }
         }
@@ -165,7 +177,8 @@ static agl_bytes encode_png(const agl_image *image)
     uint8_t *plain = allocate(2 * line + 8), *rows = allocate(rows_bytes);
     memset(plain, 0, 2 * line + 8);
     for (int64_t y = 0; y < image->height; y++) {
-        uint8_t *above = plain + (y % 2 ? 4 : line + 4), *row = plain + (y % 2 ? line + 4 : 4), *out = rows + (size_t)y * (line + 1);
+        uint8_t *above = plain + (y % 2 ? 4 : line + 4), *row = plain + (y % 2 ? line + 4 : 4),
+                *out = rows + (size_t)y * (line + 1);
         for (int64_t x = 0; x < image->width; x++) {
             memcpy(row + 4 * x, image->pixels + (y * image->width + x) * 3, 3);
             row[4 * x + 3] = 255;
@@ -180,8 +193,19 @@ static agl_bytes encode_png(const agl_image *image)
     size_t bound = libdeflate_zlib_compress_bound(compressor, rows_bytes);
     uint8_t *stream = allocate(bound), *file = allocate(bound + 100);
     size_t stream_bytes = libdeflate_zlib_compress(compressor, rows, rows_bytes, stream, bound);
-    uint8_t header[13] = {0, 0, (uint8_t)(image->width >> 8), (uint8_t)image->width, 0, 0, (uint8_t)(image->height >> 8),
-                          (uint8_t)image->height, 8, 6, 0, 0, 0};
+    uint8_t header[13] = {0,
+                          0,
+                          (uint8_t)(image->width >> 8),
+                          (uint8_t)image->width,
+                          0,
+                          0,
+                          (uint8_t)(image->height >> 8),
+                          (uint8_t)image->height,
+                          8,
+                          6,
+                          0,
+                          0,
+                          0};
     memcpy(file, "\x89PNG\r\n\x1a\n", 8);
     uint8_t *end = put_chunk(file + 8, "IHDR", header, sizeof header);
     end = put_chunk(end, "IDAT", stream, stream_bytes);
@@ -221,13 +245,15 @@ static agl_bytes encode_jpeg(const agl_image *image)
 static agl_bytes encode_webp(const agl_image *image)
 {
     uint8_t *data = NULL;
-    size_t bytes = WebPEncodeRGB(image->pixels, (int)image->width, (int)image->height, (int)image->width * 3, 85, &data);
+    size_t bytes = WebPEncodeRGB(image->pixels, (int)image->width, (int)image->height,
+                                 (int)image->width * 3, 85, &data);
     return (agl_bytes){data, bytes};
 }
 
 /* ---- bench ----------------------------------------------------------- */
 
-static const agl_resize_rule RULE = {.factor = 28, .frames = 2, .pixels_min = 12544, .pixels_max = 9633792};
+static const agl_resize_rule RULE = {
+    .factor = 28, .frames = 2, .pixels_min = 12544, .pixels_max = 9633792};
 #define ROUNDS 15
 
 static double best(double old, double start)
@@ -246,7 +272,8 @@ static void bench_file(const char *name, agl_bytes file)
         double start = agl_clock_s();
         agl_image_deinit(&image);
         if (agl_image_decode(&image, file.data, file.bytes, NULL, &err) != AGL_OK ||
-            agl_image_target_size(&height, &width, image.height, image.width, &RULE, &err) != AGL_OK) {
+            agl_image_target_size(&height, &width, image.height, image.width, &RULE, &err) !=
+                AGL_OK) {
             printf("%s: %s\n", name, err.message);
             return;
         }
@@ -257,16 +284,18 @@ static void bench_file(const char *name, agl_bytes file)
         resize = best(resize, start);
         start = agl_clock_s();
         agl_image_deinit(&scaled);
-        if (round < 3 && agl_image_resize_with(&scaled, &image, height, width, &agl_resize_portable, &err) != AGL_OK) abort();
+        if (round < 3 && agl_image_resize_with(&scaled, &image, height, width, &agl_resize_portable,
+                                               &err) != AGL_OK)
+            abort();
         if (round < 3) portable = best(portable, start);
         start = agl_clock_s();
         agl_digest sum = agl_image_digest(&image);
         digest = best(digest, start);
         if (sum.bytes[0] == 0 && sum.bytes[1] == 0) printf(" ");
     }
-    printf("%-14s %5lld x %-5lld %8zu  %7.2f  %5lld x %-5lld %7.2f  %8.2f  %7.2f  %7.2f\n", name, (long long)image.width,
-           (long long)image.height, file.bytes, decode, (long long)width, (long long)height, resize, portable, digest,
-           decode + resize + digest);
+    printf("%-14s %5lld x %-5lld %8zu  %7.2f  %5lld x %-5lld %7.2f  %8.2f  %7.2f  %7.2f\n", name,
+           (long long)image.width, (long long)image.height, file.bytes, decode, (long long)width,
+           (long long)height, resize, portable, digest, decode + resize + digest);
     agl_image_deinit(&image);
     agl_image_deinit(&scaled);
 }
@@ -274,8 +303,8 @@ static void bench_file(const char *name, agl_bytes file)
 static int bench(int argc, char **argv)
 {
     printf("milliseconds on one core, best of %d\n", ROUNDS);
-    printf("%-14s %13s %8s  %7s  %13s %7s  %8s  %7s  %7s\n", "file", "width x height", "bytes", "decode", "to", "resize",
-           "portable", "digest", "sum");
+    printf("%-14s %13s %8s  %7s  %13s %7s  %8s  %7s  %7s\n", "file", "width x height", "bytes",
+           "decode", "to", "resize", "portable", "digest", "sum");
     for (int i = 2; i < argc; i++) {
         agl_file_map map;
         agl_error err = {0};

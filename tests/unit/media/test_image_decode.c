@@ -41,14 +41,16 @@ static char *read_fixture(size_t *bytes, const char *name)
     char path[256], *data = NULL;
     agl_error err = {0};
     snprintf(path, sizeof path, FIXTURES "%s", name);
-    if (agl_file_read(&data, bytes, path, FILE_BYTES_MAX, &err) != AGL_OK) fail_msg("%s", err.message);
+    if (agl_file_read(&data, bytes, path, FILE_BYTES_MAX, &err) != AGL_OK)
+        fail_msg("%s", err.message);
     return data;
 }
 
 static void hex_digest(char out[65], const void *data, size_t bytes)
 {
     agl_digest digest = agl_sha256(data, bytes);
-    for (size_t i = 0; i < sizeof digest.bytes; i++) snprintf(out + 2 * i, 3, "%02x", digest.bytes[i]);
+    for (size_t i = 0; i < sizeof digest.bytes; i++)
+        snprintf(out + 2 * i, 3, "%02x", digest.bytes[i]);
 }
 
 static void test_pixels_are_pillows(void **state)
@@ -123,9 +125,12 @@ static agl_status decode_copy(const char *data, size_t bytes)
 }
 
 static const char *const SAMPLES[] = {
-    "png_rgba8.png",  "png_palette4_trns_adam7.png", "png_many_idat.png",  "png_exif8_behind.png", "jpeg_420.jpg",
-    "jpeg_cmyk.jpg",  "jpeg_progressive.jpg",        "jpeg_exif6.jpg",     "webp_lossy.webp",      "webp_alpha.webp",
-    "webp_exif5.webp", "webp_animated.webp",
+    "png_rgba8.png",        "png_palette4_trns_adam7.png",
+    "png_many_idat.png",    "png_exif8_behind.png",
+    "jpeg_420.jpg",         "jpeg_cmyk.jpg",
+    "jpeg_progressive.jpg", "jpeg_exif6.jpg",
+    "webp_lossy.webp",      "webp_alpha.webp",
+    "webp_exif5.webp",      "webp_animated.webp",
 };
 
 /* At three quarters pixels are missing in every kind: never a picture with a made-up part. */
@@ -137,8 +142,10 @@ static void test_cut_files_are_refused(void **state)
         char *data = read_fixture(&bytes, SAMPLES[i]);
         for (size_t cut = 0; cut < bytes; cut += 1 + cut / 64) {
             agl_status status = decode_copy(data, cut);
-            if (strcmp(SAMPLES[i], "webp_animated.webp") != 0 && strcmp(SAMPLES[i], "png_exif8_behind.png") != 0 && cut < bytes * 3 / 4)
-                assert_int_not_equal(status, AGL_OK);
+            /* Pixels come first in these two, so they may be whole. */
+            bool whole = strcmp(SAMPLES[i], "webp_animated.webp") == 0 ||
+                         strcmp(SAMPLES[i], "png_exif8_behind.png") == 0;
+            if (!whole && cut < bytes * 3 / 4) assert_int_not_equal(status, AGL_OK);
         }
         assert_int_equal(decode_copy(data, bytes), AGL_OK);
         free(data);
@@ -236,7 +243,8 @@ static void test_digest_tells_shapes_apart(void **state)
     (void)state;
     uint8_t pixels[36] = {1, 2, 3};
     agl_image flat = {pixels, 3, 4}, tall = {pixels, 4, 3};
-    agl_digest a = agl_image_digest(&flat), b = agl_image_digest(&tall), c = agl_image_digest(&flat);
+    agl_digest a = agl_image_digest(&flat), b = agl_image_digest(&tall),
+               c = agl_image_digest(&flat);
     assert_false(agl_digest_equal(&a, &b));
     assert_true(agl_digest_equal(&a, &c));
     pixels[35] = 1;

@@ -16,7 +16,8 @@
 #define FIXTURES "tests/fixtures/media/"
 #define FILE_BYTES_MAX (1 << 20)
 
-static const agl_resize_rule RULE = {.factor = 28, .frames = 2, .pixels_min = 12544, .pixels_max = 9633792};
+static const agl_resize_rule RULE = {
+    .factor = 28, .frames = 2, .pixels_min = 12544, .pixels_max = 9633792};
 
 static struct json_object *load_part(struct json_object **root, const char *part)
 {
@@ -38,7 +39,8 @@ static agl_image noise(int64_t height, int64_t width)
     size_t bytes = (size_t)height * (size_t)width * 3;
     agl_image image = {malloc(bytes), height, width};
     for (size_t i = 0; i < bytes; i++)
-        image.pixels[i] = i < bytes / 2 ? (uint8_t)((uint32_t)(i * 2654435761u) >> 24) : (uint8_t)(i / 96 % 2 * 255);
+        image.pixels[i] = i < bytes / 2 ? (uint8_t)((uint32_t)(i * 2654435761u) >> 24)
+                                        : (uint8_t)(i / 96 % 2 * 255);
     return image;
 }
 
@@ -46,7 +48,8 @@ static void assert_pixels(const agl_image *image, struct json_object *row)
 {
     char hex[65];
     agl_digest digest = agl_sha256(image->pixels, (size_t)(image->height * image->width * 3));
-    for (size_t i = 0; i < sizeof digest.bytes; i++) snprintf(hex + 2 * i, 3, "%02x", digest.bytes[i]);
+    for (size_t i = 0; i < sizeof digest.bytes; i++)
+        snprintf(hex + 2 * i, 3, "%02x", digest.bytes[i]);
     if (strcmp(hex, json_object_get_string(agl_json_member(row, "rgb_sha256"))) != 0)
         fail_msg("pixels differ: %s", json_object_to_json_string(row));
 }
@@ -62,8 +65,10 @@ static void test_target_sizes(void **state)
         rule.pixels_max = item(row, 2);
         int64_t height = 0, width = 0;
         agl_error err = {0};
-        agl_status status = agl_image_target_size(&height, &width, item(row, 0), item(row, 1), &rule, &err);
-        if (status != (item(row, 3) == 0 ? AGL_ERR_ARGUMENT : AGL_OK) || height != item(row, 3) || width != item(row, 4))
+        agl_status status =
+            agl_image_target_size(&height, &width, item(row, 0), item(row, 1), &rule, &err);
+        if (status != (item(row, 3) == 0 ? AGL_ERR_ARGUMENT : AGL_OK) || height != item(row, 3) ||
+            width != item(row, 4))
             fail_msg("%s: got %d x %d", json_object_to_json_string(row), (int)height, (int)width);
     }
     json_object_put(root);
@@ -76,15 +81,25 @@ static void test_target_sizes_of_the_model(void **state)
     static const struct {
         int64_t width, height, out_height, out_width, tokens;
     } ROWS[] = {
-        {1, 1, 84, 84, 9},            {28, 28, 84, 84, 9},          {30, 50, 112, 84, 12},
-        {98, 98, 112, 112, 16},       {100, 10, 28, 280, 10},       {15, 53, 168, 56, 12},
-        {480, 1067, 1064, 476, 646},  {540, 1200, 1204, 532, 817},  {720, 1600, 1596, 728, 1482},
-        {1080, 2400, 2408, 1092, 3354}, {1440, 3200, 3192, 1428, 5814}, {4000, 30, 28, 4004, 143},
+        {1, 1, 84, 84, 9},
+        {28, 28, 84, 84, 9},
+        {30, 50, 112, 84, 12},
+        {98, 98, 112, 112, 16},
+        {100, 10, 28, 280, 10},
+        {15, 53, 168, 56, 12},
+        {480, 1067, 1064, 476, 646},
+        {540, 1200, 1204, 532, 817},
+        {720, 1600, 1596, 728, 1482},
+        {1080, 2400, 2408, 1092, 3354},
+        {1440, 3200, 3192, 1428, 5814},
+        {4000, 30, 28, 4004, 143},
         {4000, 4000, 2184, 2184, 6084},
     };
     for (size_t i = 0; i < AGL_COUNT(ROWS); i++) {
         int64_t height, width;
-        assert_int_equal(agl_image_target_size(&height, &width, ROWS[i].height, ROWS[i].width, &RULE, NULL), AGL_OK);
+        assert_int_equal(
+            agl_image_target_size(&height, &width, ROWS[i].height, ROWS[i].width, &RULE, NULL),
+            AGL_OK);
         assert_int_equal(height, ROWS[i].out_height);
         assert_int_equal(width, ROWS[i].out_width);
         assert_int_equal(height * width / 784, ROWS[i].tokens);
@@ -92,7 +107,8 @@ static void test_target_sizes_of_the_model(void **state)
     int64_t height, width;
     agl_error err = {0};
     assert_int_equal(agl_image_target_size(&height, &width, 0, 5, &RULE, &err), AGL_ERR_ARGUMENT);
-    assert_int_equal(agl_image_target_size(&height, &width, 28 * 201, 28, &RULE, &err), AGL_ERR_ARGUMENT);
+    assert_int_equal(agl_image_target_size(&height, &width, 28 * 201, 28, &RULE, &err),
+                     AGL_ERR_ARGUMENT);
     assert_non_null(strstr(err.message, "200"));
 }
 
@@ -122,7 +138,8 @@ static void test_whole_way_is_the_processors(void **state)
     struct json_object *root, *rows = load_part(&root, "processor");
     for (size_t i = 0; i < json_object_array_length(rows); i++) {
         struct json_object *row = json_object_array_get_idx(rows, i);
-        struct json_object *file = agl_json_member(row, "file"), *size = agl_json_member(row, "size");
+        struct json_object *file = agl_json_member(row, "file"),
+                           *size = agl_json_member(row, "size");
         agl_image in, out;
         agl_error err = {0};
         int64_t height, width;
@@ -137,7 +154,8 @@ static void test_whole_way_is_the_processors(void **state)
             struct json_object *sides = agl_json_member(row, "noise");
             in = noise(item(sides, 0), item(sides, 1));
         }
-        assert_int_equal(agl_image_target_size(&height, &width, in.height, in.width, &RULE, &err), AGL_OK);
+        assert_int_equal(agl_image_target_size(&height, &width, in.height, in.width, &RULE, &err),
+                         AGL_OK);
         assert_int_equal(height, item(size, 0));
         assert_int_equal(width, item(size, 1));
         assert_int_equal(agl_image_resize(&out, &in, height, width, &err), AGL_OK);
