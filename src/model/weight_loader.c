@@ -160,6 +160,11 @@ static agl_status make_pattern(agl_weight_loader *loader, agl_error *err)
 
 /* ---- names and shapes ------------------------------------------------------- */
 
+static bool creates(const agl_weight_loader *loader)
+{
+    return loader->backend != NULL && !loader->skip;
+}
+
 void agl_weight_loader_deinit(agl_weight_loader *loader)
 {
     free(loader->pattern);
@@ -251,7 +256,7 @@ static agl_status part_from_file(agl_weight_loader *loader, const void **out, co
 {
     const agl_tensor *tensor;
     AGL_TRY(find_tensor(&tensor, loader, part->name, ".weight", part->rows, spec->in, err));
-    if (loader->skip) return AGL_OK;
+    if (!creates(loader)) return AGL_OK;
     bulk job = {.loader = loader, .in = tensor->data, .in_dtype = tensor->dtype, .out_dtype = loader->dtype,
                 .values = (size_t)(part->rows * spec->in)};
     *out = tensor->data;
@@ -289,7 +294,7 @@ static agl_status part_bias(agl_weight_loader *loader, const void **out, const a
     const agl_tensor *tensor = NULL;
     void *bias;
     if (loader->map != NULL) AGL_TRY(find_tensor(&tensor, loader, part->name, ".bias", part->rows, 1, err));
-    if (loader->skip) return AGL_OK;
+    if (!creates(loader)) return AGL_OK;
     AGL_TRY(host_alloc(loader, &bias, (size_t)part->rows * sizeof(float), err));
     for (int64_t i = 0; tensor != NULL && i < part->rows; i++) {
         ((float *)bias)[i] = load_value(tensor->data, tensor->dtype, (size_t)i);
@@ -312,18 +317,18 @@ agl_status agl_weight_loader_linear(agl_weight_loader *loader, agl_weight **out,
     for (int i = 0; i < spec->part_count; i++) {
         const agl_linear_part *part = &spec->parts[i];
         desc.parts[i].rows = part->rows;
-        if (loader->backend != NULL && loader->map != NULL) {
+        if (loader->map != NULL) {
             AGL_TRY(part_from_file(loader, &desc.parts[i].data, spec, part, err));
-        } else if (loader->backend != NULL && !loader->skip) {
+        } else if (creates(loader)) {
             AGL_TRY(part_random(loader, &desc.parts[i].data, part->rows, spec->in, err));
         }
-        if (loader->backend != NULL && part->bias) AGL_TRY(part_bias(loader, &desc.parts[i].bias, part, err));
+        if (part->bias) AGL_TRY(part_bias(loader, &desc.parts[i].bias, part, err));
         if (loader->skip) continue;
         loader->parameters += (uint64_t)part->rows * (uint64_t)(spec->in + part->bias);
         loader->bytes += (uint64_t)part->rows * ((uint64_t)spec->in * agl_dtype_bytes(loader->dtype) +
                                                  (part->bias ? sizeof(float) : 0));
     }
-    if (loader->backend == NULL || loader->skip) return AGL_OK;
+    if (!creates(loader)) return AGL_OK;
     AGL_TRY(loader->backend->ops->weight_create(loader->backend, out, &desc, err));
     report_progress(loader);
     return AGL_OK;
@@ -353,9 +358,8 @@ agl_status agl_weight_loader_vector(agl_weight_loader *loader, float **out, cons
         loader->parameters += count;
         loader->bytes += count * sizeof(float);
     }
-    if (loader->backend == NULL) return AGL_OK;
     if (loader->map != NULL) AGL_TRY(find_tensor(&tensor, loader, name, "", rows, columns, err));
-    if (loader->skip) return AGL_OK;
+    if (!creates(loader)) return AGL_OK;
     float *values = malloc(count * sizeof *values);
     if (values == NULL) return agl_fail(err, AGL_ERR_MEMORY, "%s: no memory for %s", loader->dir, name);
     for (size_t i = 0; i < count; i++) {

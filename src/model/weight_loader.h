@@ -42,11 +42,12 @@ agl_named_tensor *agl_tensor_map_find(const agl_tensor_map *map, const char *nam
 agl_status agl_tensor_map_check_used(const agl_tensor_map *map, const char *dir, agl_error *err);
 
 typedef struct {
-    /* Set by the owner. backend NULL: count only. skip: check names and shapes, create nothing. */
+    /* Set by the owner. With a map, names and shapes are checked; with a backend, weights are
+     * created, from the map's tensors or at random. skip: as without a backend, and uncounted. */
     const char *dir;            /* for messages                                        */
     agl_backend *backend;
     agl_stream *stream;
-    agl_tensor_map *map;        /* NULL with a backend: random weights                 */
+    agl_tensor_map *map;        /* NULL: random weights                                */
     agl_thread_pool *pool;
     agl_dtype dtype;            /* of linear weights on the backend                    */
     uint64_t seed;
@@ -91,7 +92,7 @@ agl_status agl_weight_loader_linear(agl_weight_loader *loader, agl_weight **out,
 agl_status agl_weight_loader_vector(agl_weight_loader *loader, float **out, const char *name, int64_t rows,
                                     int64_t columns, agl_error *err);
 
-/* True if the checkpoint has prefix + name (random: false). */
+/* True if the checkpoint has prefix + name; false without a map. */
 bool agl_weight_loader_has(const agl_weight_loader *loader, const char *name);
 
 #endif
