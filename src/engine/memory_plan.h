@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * memory_plan.h - where every byte goes, decided before anything is loaded.
+ *
+ *     budget = memory_total * memory_utilization
+ *     weights | activations | vision scratch | encoder cache | KV pages = the rest
+ *
+ * What cannot fit is refused with the numbers and the flag that would help. */
+#ifndef AGL_ENGINE_MEMORY_PLAN_H
+#define AGL_ENGINE_MEMORY_PLAN_H
+
+#include "agl/agl.h"
+#include "backend/backend.h"
+#include "model/model.h"
+
+typedef struct {
+    agl_dtype weight_dtype;     /* AGL_DTYPE_COUNT: as stored                       */
+    agl_dtype kv_dtype;
+    uint32_t max_model_len, max_sequences, max_rows, max_logit_rows, prompt_logit_rows;
+    uint32_t page_tokens, page_count;
+    uint64_t page_bytes;        /* device bytes of one page: all layers, K and V    */
+    int64_t image_tokens_max;   /* of one image; 0: no vision                       */
+    int64_t patches_max;
+    int64_t encoder_rows;
+    size_t pixel_bytes_max;     /* of one resized image                             */
+    agl_model_plan model;
+    uint64_t encoder_bytes, kv_bytes, budget_bytes;
+} agl_memory_plan;
+
+agl_status agl_memory_plan_make(agl_memory_plan *out, const agl_engine_options *options,
+                                const agl_config *config, const agl_backend *backend,
+                                agl_error *err);
+
+/* The part of the plan that the model is created with. */
+agl_model_options agl_memory_plan_model(const agl_memory_plan *plan,
+                                        const agl_engine_options *options, const char *dir);
+
+#endif

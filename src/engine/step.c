@@ -1,0 +1,326 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/step.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "engine/engine.h"
+
+#define ALIGN 64
+
+/* Added to one logit it makes that token the arg-max whatever the others are: how a prompt's
+ * own token is scored by the sampler, whose logprob and rank are of the raw logits. */
+#define FORCING_BIAS 1e30f
+
+struct agl_step {
+    agl_step_options options;
+    unsigned char *host, *device;   /* [capacity_bytes] same layout      */
+    size_t capacity_bytes, used_bytes;
+    void *pixels;                   /* device: one image                 */
+    agl_sample_row *rows;           /* [max_logit_rows]                  */
+    agl_sample_result *results;     /* [max_logit_rows]                  */
+    agl_logit_bias *forced;         /* [max_logit_rows] for prompt logprobs */
+    uint32_t *logit_first;          /* [max_sequences] of an entry: prompt rows, then samples */
+    uint32_t *sample_first;         /* [max_sequences]                   */
+    agl_batch batch;                /* device pointers of this step      */
+};
+
+static size_t aligned(size_t bytes) { return (bytes + ALIGN - 1) / ALIGN * ALIGN; }
+
+static size_t input_bytes_max(const agl_step_options *options)
+{
+    size_t rows = options->max_rows, sequences = options->max_sequences;
+    return 4 * aligned(rows * sizeof(int32_t)) + aligned(3 * rows * sizeof(int32_t)) +
+           aligned(options->max_logit_rows * sizeof(int32_t)) + aligned(rows * sizeof(int64_t)) +
+           aligned(sequences * sizeof(agl_attention_sequence)) +
+           aligned(sequences * options->pages_per_sequence * sizeof(int32_t));
+}
+
+agl_status agl_step_create(agl_step **out, const agl_step_options *options, agl_error *err)
+{
+    agl_step *step = calloc(1, sizeof *step);
+    if (step == NULL) return agl_fail(err, AGL_ERR_MEMORY, "no memory for the step");
+    step->options = *options;
+    step->capacity_bytes = input_bytes_max(options);
+    step->host = calloc(1, step->capacity_bytes);
+    step->rows = calloc(options->max_logit_rows, sizeof *step->rows);
+    step->results = calloc(options->max_logit_rows, sizeof *step->results);
+    step->forced = calloc(options->max_logit_rows, sizeof *step->forced);
+    step->logit_first = calloc(options->max_sequences, sizeof *step->logit_first);
+    step->sample_first = calloc(options->max_sequences, sizeof *step->sample_first);
+    agl_status status = AGL_OK;
+    if (step->host == NULL || step->rows == NULL || step->results == NULL ||
+        step->forced == NULL || step->logit_first == NULL || step->sample_first == NULL) {
+        status = agl_fail(err, AGL_ERR_MEMORY, "no memory for the inputs of a step");
+    }
+    agl_backend *backend = options->backend;
+    if (status == AGL_OK) {
+        status = backend->ops->alloc(backend, (void **)&step->device, step->capacity_bytes,
+                                     AGL_MEMORY_STEP_INPUT, err);
+    }
+    if (status == AGL_OK && options->encoder != NULL) {
+        status = backend->ops->alloc(backend, &step->pixels, options->pixel_bytes_max,
+                                     AGL_MEMORY_VISION, err);
+    }
+    if (status != AGL_OK) {
+        agl_step_destroy(step);
+        return status;
+    }
+    *out = step;
+    return AGL_OK;
+}
+
+void agl_step_destroy(agl_step *step)
+{
+    if (step == NULL) return;
+    agl_backend *backend = step->options.backend;
+    if (step->device != NULL) backend->ops->free(backend, step->device);
+    if (step->pixels != NULL) backend->ops->free(backend, step->pixels);
+    free(step->host);
+    free(step->rows);
+    free(step->results);
+    free(step->forced);
+    free(step->logit_first);
+    free(step->sample_first);
+    free(step);
+}
+
+/* ---- inputs ------------------------------------------------------------ */
+
+/* Host pointers of the arrays while they are filled. */
+typedef struct {
+    int32_t *ids, *positions, *visual_rows, *logit_rows, *page_tables;
+    int64_t *slots;
+    agl_attention_sequence *sequences;
+} step_inputs;
+
+/* Next array of the block: the host pointer is returned, *device gets its twin. */
+static void *take(agl_step *step, const void **device, size_t bytes)
+{
+    assert(step->used_bytes + aligned(bytes) <= step->capacity_bytes);
+    void *host = step->host + step->used_bytes;
+    *device = step->device + step->used_bytes;
+    step->used_bytes += aligned(bytes);
+    return host;
+}
+
+static uint32_t table_entries(const agl_step *step, const agl_step_entry *entry)
+{
+    uint32_t context = entry->sequence->computed + entry->row_count;
+    return (context + step->options.page_tokens - 1) / step->options.page_tokens;
+}
+
+static step_inputs lay_out(agl_step *step, const agl_step_plan *plan)
+{
+    step_inputs in;
+    agl_batch *batch = &step->batch;
+    size_t rows = plan->row_count, tables = 0;
+    for (uint32_t i = 0; i < plan->entry_count; i++) tables += table_entries(step, &plan->entries[i]);
+
+    step->used_bytes = 0;
+    *batch = (agl_batch){.rows = plan->row_count, .sequence_count = plan->entry_count,
+                         .logit_count = plan->logit_count, .kv = step->options.kv->layers};
+    in.ids = take(step, (const void **)&batch->ids, rows * sizeof *in.ids);
+    in.positions = take(step, (const void **)&batch->positions, 3 * rows * sizeof *in.positions);
+    in.visual_rows = take(step, (const void **)&batch->visual_rows, rows * sizeof *in.visual_rows);
+    in.logit_rows = take(step, (const void **)&batch->logit_rows,
+                         plan->logit_count * sizeof *in.logit_rows);
+    in.slots = take(step, (const void **)&batch->slots, rows * sizeof *in.slots);
+    in.sequences = take(step, (const void **)&batch->sequences,
+                        plan->entry_count * sizeof *in.sequences);
+    in.page_tables = take(step, (const void **)&batch->page_tables, tables * sizeof *in.page_tables);
+    return in;
+}
+
+static void fill_slots(const agl_step *step, const agl_step_entry *entry, int64_t *slots)
+{
+    uint32_t page_tokens = step->options.page_tokens;
+    uint32_t page = entry->sequence->computed / page_tokens;
+    uint32_t offset = entry->sequence->computed % page_tokens;
+    for (uint32_t i = 0; i < entry->row_count; i++) {
+        slots[i] = (int64_t)entry->sequence->pages[page] * page_tokens + offset;
+        if (++offset == page_tokens) {
+            offset = 0;
+            page++;
+        }
+    }
+}
+
+/* Rows of `visual` for the placeholders among the entry's tokens; true if there are any. */
+static bool fill_visual(const agl_step *step, const agl_step_entry *entry, int32_t *visual_rows)
+{
+    const agl_sequence *sequence = entry->sequence;
+    const agl_prompt *prompt = &sequence->request->prompt;
+    uint32_t first = sequence->computed, end = first + entry->row_count;
+    bool any = false;
+    for (uint32_t i = 0; i < entry->row_count; i++) visual_rows[i] = -1;
+    for (size_t i = 0; i < prompt->image_count; i++) {
+        const agl_prefix_image *image = &prompt->images[i];
+        uint32_t image_end = image->first_token + image->rows * image->columns;
+        uint32_t from = image->first_token > first ? image->first_token : first;
+        uint32_t to = image_end < end ? image_end : end;
+        if (from >= to) continue;
+        int64_t row = agl_encoder_cache_row(step->options.encoder, sequence->image_entries[i]);
+        for (uint32_t t = from; t < to; t++) {
+            visual_rows[t - first] = (int32_t)(row + t - image->first_token);
+        }
+        any = true;
+    }
+    return any;
+}
+
+static void fill_prompt_scoring(agl_step *step, const agl_step_entry *entry, uint32_t logit)
+{
+    const agl_request *request = entry->sequence->request;
+    const agl_sampling_rules *rules = &request->sampling;
+    for (uint32_t i = 0; i < entry->prompt_logits; i++) {
+        uint32_t token = entry->sequence->computed + i + 1;
+        step->forced[logit + i] = (agl_logit_bias){request->prompt.tokens.ids[token], FORCING_BIAS};
+        step->rows[logit + i] = (agl_sample_row){
+            .top_p = 1.0f, .repetition_penalty = 1.0f, .logprobs = rules->prompt_logprobs,
+            .bias = &step->forced[logit + i], .bias_count = 1};
+        step->results[logit + i] = (agl_sample_result){
+            .top = agl_results_top(request->prompt_results, request->prompt.tokens.count,
+                                   rules->prompt_logprobs, token)};
+    }
+}
+
+/* One logit row of the entry's last row for each choice that goes on from it. */
+static void fill_sampling(agl_step *step, const agl_step_entry *entry, uint32_t logit)
+{
+    agl_request *request = entry->sequence->request;
+    const agl_sampling_rules *rules = &request->sampling;
+    for (uint32_t i = 0; i < entry->samples; i++) {
+        agl_sequence *choice = entry->samples > 1 ? &request->sequences[i] : entry->sequence;
+        agl_sampler_row(&choice->sampler, &step->rows[logit + i], choice->output,
+                        choice->output_count);
+        step->results[logit + i] = (agl_sample_result){0};
+        if (choice->results == NULL) continue;
+        step->results[logit + i].top = agl_results_top(choice->results, rules->max_tokens,
+                                                       rules->logprobs, choice->output_count);
+    }
+}
+
+void agl_step_prepare(agl_step *step, const agl_step_plan *plan)
+{
+    step_inputs in = lay_out(step, plan);
+    agl_batch *batch = &step->batch;
+    uint32_t rows = plan->row_count, row = 0, logit = 0, table = 0;
+    bool visual = false;
+    for (uint32_t e = 0; e < plan->entry_count; e++) {
+        const agl_step_entry *entry = &plan->entries[e];
+        const agl_sequence *sequence = entry->sequence;
+        const agl_prompt *prompt = &sequence->request->prompt;
+        uint32_t first = sequence->computed, count = entry->row_count;
+        for (uint32_t i = 0; i < count; i++) in.ids[row + i] = agl_sequence_token(sequence, first + i);
+        int32_t *t = in.positions + row;
+        agl_positions_fill(t, t + rows, t + 2 * rows, first, count, prompt->spans,
+                           prompt->image_count);
+        fill_slots(step, entry, in.slots + row);
+        if (fill_visual(step, entry, in.visual_rows + row)) visual = true;
+        uint32_t entries = table_entries(step, entry);
+        memcpy(in.page_tables + table, sequence->pages, entries * sizeof *sequence->pages);
+        in.sequences[e] = (agl_attention_sequence){
+            .row_first = (int32_t)row, .row_count = (int32_t)count,
+            .context = (int32_t)(first + count), .page_table = (int32_t)table};
+        if (first + count > batch->context_max) batch->context_max = first + count;
+
+        for (uint32_t i = 0; i < entry->prompt_logits; i++) {
+            in.logit_rows[logit + i] = (int32_t)(row + i);
+        }
+        fill_prompt_scoring(step, entry, logit);
+        step->logit_first[e] = logit;
+        logit += entry->prompt_logits;
+        for (uint32_t i = 0; i < entry->samples; i++) {
+            in.logit_rows[logit + i] = (int32_t)(row + count - 1);
+        }
+        fill_sampling(step, entry, logit);
+        step->sample_first[e] = logit;
+        logit += entry->samples;
+        row += count;
+        table += entries;
+    }
+    assert(row == plan->row_count && logit == plan->logit_count);
+    batch->visual = visual ? agl_encoder_cache_rows(step->options.encoder) : NULL;
+    if (!visual) batch->visual_rows = NULL;
+}
+
+/* ---- device work ------------------------------------------------------- */
+
+static agl_status run_image(agl_step *step, const agl_step_image *image, agl_error *err)
+{
+    const agl_step_options *options = &step->options;
+    const agl_image *pixels = &image->request->prompt.pixels[image->image];
+    const agl_config *config = &image->request->engine->config;
+    size_t bytes = (size_t)(pixels->height * pixels->width * 3);
+    size_t row_bytes = (size_t)config->text.hidden * agl_dtype_bytes(options->backend->activation);
+    assert(bytes <= options->pixel_bytes_max);
+    char *out = (char *)agl_encoder_cache_rows(options->encoder) +
+                (size_t)agl_encoder_cache_row(options->encoder, image->entry) * row_bytes;
+    uint64_t started = agl_clock_ns();
+    agl_status status = options->backend->ops->upload(options->stream, step->pixels, pixels->pixels,
+                                                      bytes);
+    if (status == AGL_OK) {
+        status = agl_model_encode_image(options->model, options->stream, step->pixels,
+                                        pixels->height, pixels->width, out);
+    }
+    if (status != AGL_OK) {
+        return agl_fail(err, AGL_ERR_DEVICE, "the vision tower failed: %s", agl_status_text(status));
+    }
+    AGL_TRY(options->backend->ops->stream_wait(options->stream, err));
+    pthread_mutex_lock(&image->request->lock);
+    image->request->vision_s += (double)(agl_clock_ns() - started) * 1e-9;
+    pthread_mutex_unlock(&image->request->lock);
+    return AGL_OK;
+}
+
+static agl_status run_sample(agl_step *step, float *logits)
+{
+    if (step->batch.logit_count == 0) return AGL_OK;
+    agl_sample_args args = {
+        .logits = logits,
+        .rows = step->batch.logit_count,
+        .vocab = step->options.vocab,
+        .vocab_used = step->options.vocab_used,
+        .params = step->rows,
+        .results = step->results,
+    };
+    return step->options.backend->ops->sample(step->options.stream, &args);
+}
+
+agl_status agl_step_run(agl_step *step, const agl_step_plan *plan, const agl_page_context *pages,
+                        agl_error *err)
+{
+    const agl_step_options *options = &step->options;
+    const agl_backend_ops *ops = options->backend->ops;
+    agl_status status = AGL_OK;
+    for (uint32_t i = 0; status == AGL_OK && i < pages->copy_count; i++) {
+        status = agl_kv_memory_copy(options->kv, options->stream, pages->copies[i].to,
+                                    pages->copies[i].from);
+    }
+    for (uint32_t i = 0; status == AGL_OK && i < plan->image_count; i++) {
+        AGL_TRY(run_image(step, &plan->images[i], err));
+    }
+    float *logits = NULL;
+    if (status == AGL_OK) status = ops->upload(options->stream, step->device, step->host,
+                                               step->used_bytes);
+    if (status == AGL_OK) status = agl_model_decode(options->model, options->stream, &step->batch,
+                                                    &logits);
+    if (status == AGL_OK) status = run_sample(step, logits);
+    if (status != AGL_OK) {
+        return agl_fail(err, AGL_ERR_DEVICE, "the forward pass failed: %s", agl_status_text(status));
+    }
+    return ops->stream_wait(options->stream, err);
+}
+
+const agl_sample_result *agl_step_sample(const agl_step *step, uint32_t entry, uint32_t i)
+{
+    return &step->results[step->sample_first[entry] + i];
+}
+
+const agl_sample_result *agl_step_prompt_result(const agl_step *step, uint32_t entry, uint32_t i)
+{
+    return &step->results[step->logit_first[entry] + i];
+}
