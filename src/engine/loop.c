@@ -180,15 +180,28 @@ static void check_deadlines(agl_engine *engine)
     }
 }
 
+static void update_gauges(agl_engine *engine)
+{
+    pthread_mutex_lock(&engine->stats_lock);
+    agl_engine_stats *stats = &engine->stats;
+    stats->running = agl_scheduler_running(engine->scheduler);
+    stats->kv_pages_free = agl_page_pool_available(engine->pool);
+    stats->kv_pages_cached = engine->pages.prefix != NULL
+                                 ? agl_prefix_cache_pages(engine->pages.prefix) : 0;
+    stats->encoder_cache_bytes_used = engine->encoder != NULL
+                                          ? agl_encoder_cache_used_bytes(engine->encoder) : 0;
+    if (engine->active == NULL) engine->work_since_ns = 0;
+    else if (engine->work_since_ns == 0) engine->work_since_ns = agl_clock_ns();
+    pthread_mutex_unlock(&engine->stats_lock);
+}
+
 /* Wait for work and take it. false: the engine is to stop. */
 static bool take_inbox(agl_engine *engine)
 {
     pthread_mutex_lock(&engine->inbox_lock);
     while (!engine->stopping && !engine->reset_caches && engine->submitted_first == NULL &&
            engine->posted_first == NULL && engine->active == NULL) {
-        pthread_mutex_lock(&engine->stats_lock);
-        engine->work_since_ns = 0;
-        pthread_mutex_unlock(&engine->stats_lock);
+        update_gauges(engine);
         pthread_cond_wait(&engine->inbox_wake, &engine->inbox_lock);
     }
     agl_request *submitted = engine->submitted_first, *posted = engine->posted_first;
@@ -308,20 +321,6 @@ static void update_stats(agl_engine *engine, const round_times *times, uint32_t 
     stats->schedule_s += times->planned - times->started + times->finished - times->ran;
     stats->step_s += times->finished - times->started;
     engine->last_step_ns = agl_clock_ns();
-    pthread_mutex_unlock(&engine->stats_lock);
-}
-
-static void update_gauges(agl_engine *engine)
-{
-    pthread_mutex_lock(&engine->stats_lock);
-    agl_engine_stats *stats = &engine->stats;
-    stats->running = agl_scheduler_running(engine->scheduler);
-    stats->kv_pages_free = agl_page_pool_available(engine->pool);
-    stats->kv_pages_cached = engine->pages.prefix != NULL
-                                 ? agl_prefix_cache_pages(engine->pages.prefix) : 0;
-    stats->encoder_cache_bytes_used = engine->encoder != NULL
-                                          ? agl_encoder_cache_used_bytes(engine->encoder) : 0;
-    if (engine->active != NULL && engine->work_since_ns == 0) engine->work_since_ns = agl_clock_ns();
     pthread_mutex_unlock(&engine->stats_lock);
 }
 
