@@ -1,7 +1,24 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * ops_avx512.c - the vector kernels in AVX-512 F, BW, DQ and VL. */
 #include "backend/cpu/cpu_ops.h"
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+
+#include "backend/cpu/vec_avx512.h"
+
+#include "backend/cpu/linear_vec.h"
+
+void agl_cpu_ops_avx512(agl_cpu_ops *ops)
+{
+    ops->linear = linear;
+}
+
+#else
 
 void agl_cpu_ops_avx512(agl_cpu_ops *ops)
 {
     (void)ops;
 }
+
+#endif
