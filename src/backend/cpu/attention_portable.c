@@ -37,12 +37,13 @@ static void softmax_finish(float *out, const running_softmax *state, int64_t hea
 static void attend(running_softmax *state, const float *q, const void *k, const void *v,
                    agl_dtype dtype, int64_t at, int64_t head_dim, float scale)
 {
+    float row[AGL_CPU_HEAD_DIM_MAX];
     float score = 0.0f;
-    for (int64_t i = 0; i < head_dim; i++) score += q[i] * agl_cpu_load(k, dtype, at + i);
+    agl_cpu_load_row(row, k, dtype, at, head_dim);
+    for (int64_t i = 0; i < head_dim; i++) score += q[i] * row[i];
     float weight = softmax_add(state, score * scale, head_dim);
-    for (int64_t i = 0; i < head_dim; i++) {
-        state->values[i] += weight * agl_cpu_load(v, dtype, at + i);
-    }
+    agl_cpu_load_row(row, v, dtype, at, head_dim);
+    for (int64_t i = 0; i < head_dim; i++) state->values[i] += weight * row[i];
 }
 
 static const agl_attention_sequence *sequence_of(const agl_attention_paged_args *args, int64_t row)

@@ -246,6 +246,7 @@ static void destroy(agl_backend *backend)
     for (uint32_t i = 0; cpu->worker_scratch != NULL && i < cpu->threads; i++) {
         memory_free(&cpu->base, cpu->worker_scratch[i]);
     }
+    memory_free(&cpu->base, cpu->attention_slots);
     memory_free(&cpu->base, cpu->shared);
     agl_thread_pool_destroy(cpu->pool);
     free(cpu->worker_scratch);
@@ -312,9 +313,16 @@ agl_status agl_backend_cpu_create(agl_backend **out, const agl_backend_options *
     cpu->stream.backend = &cpu->base;
     snprintf(cpu->description, sizeof cpu->description, "cpu (%s, %u thread%s)", isa_name,
              cpu->threads, cpu->threads == 1 ? "" : "s");
-    if (cpu->worker_scratch == NULL) {
+    if (cpu->worker_scratch == NULL) status = AGL_ERR_MEMORY;
+    if (status == AGL_OK) status = agl_cpu_reserve_worker(cpu, AGL_CPU_ATTENTION_SCRATCH_BYTES);
+    if (status == AGL_OK) {
+        status = memory_alloc(&cpu->base, &cpu->attention_slots,
+                              AGL_CPU_ATTENTION_SLOT_BYTES * AGL_CPU_ATTENTION_WAVE,
+                              AGL_MEMORY_WORKSPACE, NULL);
+    }
+    if (status != AGL_OK) {
         destroy(&cpu->base);
-        return agl_fail(err, AGL_ERR_MEMORY, "no memory for the CPU backend");
+        return agl_fail(err, status, "no memory for the scratch of the CPU backend");
     }
     *out = &cpu->base;
     return AGL_OK;

@@ -27,6 +27,12 @@ typedef struct {
 /* Attention keeps one head of a query and its sum on the stack. */
 #define AGL_CPU_HEAD_DIM_MAX 256
 
+/* Scratch of the attention kernels: of each worker, and of each pair of query rows and keys
+ * that is in work at the same time (attention_vec.h checks the sizes). */
+#define AGL_CPU_ATTENTION_SCRATCH_BYTES ((size_t)512 << 10)
+#define AGL_CPU_ATTENTION_SLOT_BYTES ((size_t)128 << 10)
+#define AGL_CPU_ATTENTION_WAVE 64
+
 typedef struct agl_cpu agl_cpu;
 
 typedef struct {
@@ -57,6 +63,7 @@ struct agl_cpu {
     size_t shared_bytes;
     void **worker_scratch;      /* [threads]                                       */
     size_t worker_bytes;        /* of each                                         */
+    void *attention_slots;      /* [AGL_CPU_ATTENTION_WAVE] partial results        */
 };
 
 /* Fill every slot, or override the slots the instruction set has a kernel for. A file of
@@ -89,6 +96,8 @@ float agl_cpu_weight_bias(const agl_weight *weight, int64_t row);
 
 /* Element `index` of an array of F32, BF16 or F16. */
 float agl_cpu_load(const void *data, agl_dtype dtype, int64_t index);
+/* Elements first .. first + count - 1. */
+void agl_cpu_load_row(float *out, const void *data, agl_dtype dtype, int64_t first, int64_t count);
 void agl_cpu_store(void *data, agl_dtype dtype, int64_t index, float value);
 
 #endif

@@ -29,9 +29,6 @@
 #define LINEAR_PREFETCH 2048    /* bytes ahead in each of the 4 streams                  */
 #define STEP (2 * VEC_LANES)
 
-#define UNROLL _Pragma("GCC unroll 16")
-#define INLINE static inline __attribute__((always_inline))
-
 typedef struct {
     agl_cpu *cpu;
     const agl_linear_args *args;
@@ -103,6 +100,26 @@ INLINE vec weights_second(agl_dtype dtype, const char *w)
                             : vec_load((const float *)(const void *)w + VEC_LANES);
 }
 
+/* One step of columns. All indices are constants after unrolling: sums stay in registers. */
+INLINE void tile_step(vec sum[VEC_LINEAR_ROWS][4], const char *const w[4], int64_t at,
+                      const float *x, agl_dtype dtype, int rows, bool stream)
+{
+    vec weight[4];
+    UNROLL for (int out = 0; out < 4; out++) {
+        if (stream) __builtin_prefetch(w[out] + at + LINEAR_PREFETCH);
+        weight[out] = weights_first(dtype, w[out] + at);
+    }
+    UNROLL for (int row = 0; row < rows; row++) {
+        vec a = vec_load(x + row * STEP);
+        UNROLL for (int out = 0; out < 4; out++) sum[row][out] = vec_fma(a, weight[out], sum[row][out]);
+    }
+    UNROLL for (int out = 0; out < 4; out++) weight[out] = weights_second(dtype, w[out] + at);
+    UNROLL for (int row = 0; row < rows; row++) {
+        vec a = vec_load(x + row * STEP + VEC_LANES);
+        UNROLL for (int out = 0; out < 4; out++) sum[row][out] = vec_fma(a, weight[out], sum[row][out]);
+    }
+}
+
 /* sums[row][output] of `columns` columns, the last of which may leave a step incomplete.
  * `dtype`, `rows` and `stream` are constants wherever this is called. */
 INLINE void tile_sums(float *sums, const char *const w[4], const float *x, int64_t columns,
@@ -115,32 +132,17 @@ INLINE void tile_sums(float *sums, const char *const w[4], const float *x, int64
     }
     int64_t at = 0, end = columns / STEP * STEP * bytes;
     for (; at < end; at += STEP * bytes) {
-        vec weight[4];
-        UNROLL for (int out = 0; out < 4; out++) {
-            if (stream) __builtin_prefetch(w[out] + at + LINEAR_PREFETCH);
-            weight[out] = weights_first(dtype, w[out] + at);
-        }
-        UNROLL for (int row = 0; row < rows; row++) {
-            vec a = vec_load(x + row * STEP);
-            UNROLL for (int out = 0; out < 4; out++) sum[row][out] = vec_fma(a, weight[out], sum[row][out]);
-        }
-        UNROLL for (int out = 0; out < 4; out++) weight[out] = weights_second(dtype, w[out] + at);
-        UNROLL for (int row = 0; row < rows; row++) {
-            vec a = vec_load(x + row * STEP + VEC_LANES);
-            UNROLL for (int out = 0; out < 4; out++) sum[row][out] = vec_fma(a, weight[out], sum[row][out]);
-        }
+        tile_step(sum, w, at, x, dtype, rows, stream);
         x += rows * STEP;
     }
     if (columns % STEP != 0) {
+        char last[4][STEP * 4] = {{0}}; /* rows end here: what follows is not ours to read */
+        const char *last_w[4];
         for (int out = 0; out < 4; out++) {
-            char last[STEP * 4] = {0}; /* the row ends here: what follows is not ours to read */
-            memcpy(last, w[out] + at, (size_t)(columns % STEP * bytes));
-            vec first = weights_first(dtype, last), second = weights_second(dtype, last);
-            for (int row = 0; row < rows; row++) {
-                sum[row][out] = vec_fma(vec_load(x + row * STEP), first, sum[row][out]);
-                sum[row][out] = vec_fma(vec_load(x + row * STEP + VEC_LANES), second, sum[row][out]);
-            }
+            memcpy(last[out], w[out] + at, (size_t)(columns % STEP * bytes));
+            last_w[out] = last[out];
         }
+        tile_step(sum, last_w, 0, x, dtype, rows, false);
     }
     UNROLL for (int row = 0; row < rows; row++) {
         vec_sum4(sums + row * 4, sum[row][0], sum[row][1], sum[row][2], sum[row][3]);

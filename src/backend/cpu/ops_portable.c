@@ -25,10 +25,17 @@ void agl_cpu_store(void *data, agl_dtype dtype, int64_t index, float value)
     else ((uint16_t *)data)[index] = agl_f32_to_f16(value);
 }
 
-static void load_row(float *out, const void *data, agl_dtype dtype, int64_t count)
+void agl_cpu_load_row(float *out, const void *data, agl_dtype dtype, int64_t first, int64_t count)
 {
-    if (dtype == AGL_F32) memcpy(out, data, (size_t)count * sizeof *out);
-    else for (int64_t i = 0; i < count; i++) out[i] = agl_cpu_load(data, dtype, i);
+    if (dtype == AGL_F32) {
+        memcpy(out, (const float *)data + first, (size_t)count * sizeof *out);
+    } else if (dtype == AGL_BF16) {
+        const uint16_t *in = (const uint16_t *)data + first;
+        for (int64_t i = 0; i < count; i++) out[i] = agl_bf16_to_f32(in[i]);
+    } else {
+        const uint16_t *in = (const uint16_t *)data + first;
+        for (int64_t i = 0; i < count; i++) out[i] = agl_f16_to_f32(in[i]);
+    }
 }
 
 /* Sixteen partial sums: the order a vector unit likes, and a smaller rounding error than one. */
@@ -65,7 +72,8 @@ static void embed_rows(const void *context, int64_t first, int64_t end)
             memcpy(out, (const float *)args->visual + visual * args->hidden,
                    (size_t)args->hidden * sizeof *out);
         } else {
-            load_row(out, agl_cpu_weight_row(args->table, args->ids[token]), dtype, args->hidden);
+            agl_cpu_load_row(out, agl_cpu_weight_row(args->table, args->ids[token]), dtype, 0,
+                             args->hidden);
         }
     }
 }
@@ -179,8 +187,8 @@ static void linear_task(void *context, size_t task, uint32_t worker)
     int64_t first = (int64_t)task * LINEAR_OUTS;
     int64_t end = first + LINEAR_OUTS < weight->out ? first + LINEAR_OUTS : weight->out;
     for (int64_t out = first; out < end; out++) {
-        load_row(weight_row, agl_cpu_weight_row(weight, out),
-                 ((const agl_cpu_weight *)weight)->desc.dtype, weight->in);
+        agl_cpu_load_row(weight_row, agl_cpu_weight_row(weight, out),
+                         ((const agl_cpu_weight *)weight)->desc.dtype, 0, weight->in);
         float bias = agl_cpu_weight_bias(weight, out);
         for (int64_t row = 0; row < args->rows; row++) {
             const float *x = (const float *)args->x + row * args->x_stride;
