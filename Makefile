@@ -65,11 +65,11 @@ UNIT_BIN   := $(UNIT_SRC:%.c=$(BUILD)/%)
 TEST_LIB   := $(wildcard tests/support/*.c)
 TEST_OBJ   := $(TEST_LIB:%.c=$(BUILD)/%.o)
 $(BUILD)/tests/%: CFLAGS += -Itests $(shell pkg-config --cflags cmocka 2>/dev/null)
-# Server tests answer from a scripted engine: its object stands before the library that has the real one.
+# Server tests answer from a scripted engine: objects stand before the library that has the real one.
 SERVER_AID := $(filter-out tests/unit/server/test_%,$(wildcard tests/unit/server/*.c))
 $(filter $(BUILD)/tests/unit/server/%,$(UNIT_BIN)): $(SERVER_AID:%.c=$(BUILD)/%.o)
 $(UNIT_BIN): $(BUILD)/%: $(BUILD)/%.o $(TEST_OBJ) $(BUILD)/libapp.a $(BUILD)/libagl.a
-	$(call say,LD,$@) $(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
+	$(call say,LD,$@) $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS) -lcmocka
 .PRECIOUS: $(BUILD)/tests/%.o
 
 test-binaries: $(UNIT_BIN)
