@@ -158,7 +158,7 @@ static agl_status read_header(agl_image_header *out, const codec **out_codec, ag
 agl_status agl_image_size(int64_t *height, int64_t *width, const void *data, size_t bytes,
                           agl_error *err)
 {
-    const codec *reader;
+    const codec *reader = NULL;
     agl_image_header header;
     AGL_TRY(read_header(&header, &reader, (agl_bytes){data, bytes}, err));
     swap_sides(&header);
@@ -189,7 +189,7 @@ agl_status agl_image_decode(agl_image *out, const void *data, size_t bytes,
 {
     *out = (agl_image){0};
     agl_bytes file = {data, bytes};
-    const codec *reader;
+    const codec *reader = NULL;
     agl_image_header header;
     AGL_TRY(read_header(&header, &reader, file, err));
     AGL_TRY(check_limits(&header, limits, err));
