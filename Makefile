@@ -38,7 +38,7 @@ MAIN_OBJ := $(BUILD)/src/cli/main.o
 MACHINE := $(shell $(CC) -dumpmachine)
 $(BUILD)/%_avx2.o:   CFLAGS += $(if $(findstring x86_64,$(MACHINE)),-mavx2 -mfma -mf16c)
 $(BUILD)/%_avx512.o: CFLAGS += $(if $(findstring x86_64,$(MACHINE)),-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c)
-$(BUILD)/src/backend/cpu/%.o: OPT := -O3 -g
+$(BUILD)/src/backend/cpu/%.o $(BUILD)/src/bench/machine.o: OPT := -O3 -g
 
 all: $(BUILD)/autoglm $(BUILD)/libagl.a $(BUILD)/libagl.so
 
