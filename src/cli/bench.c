@@ -1,5 +1,7 @@
-/* SPDX-License-Identifier: Apache-2.0 */
-#include "cli/bench.h"
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * bench.c - `autoglm bench KIND ...`: flags for the measurements of bench/. */
+#include "cli/commands.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -8,20 +10,16 @@
 
 #include "base/json.h"
 #include "bench/bench.h"
-#include "cli/options.h"
 
-enum { SERVE = 1, DIRECT = 2 };
+/* The flags of `bench serve` speak of another process: they share no row with the program's own. */
+enum { SERVE = 1 };
 
-/* Engine options first: their rows come from the program's own table. */
 typedef struct {
-    agl_cli_options common;
     agl_bench_serve_options serve;
-    agl_bench_direct_options direct;
     const char *dataset, *endpoint, *model_name;
     struct json_object *extra_body;
     agl_flag_list goodput;
     uint32_t prompts, turns;
-    double image_width, image_height;
 } bench_options;
 
 #define AT(field) offsetof(bench_options, field)
@@ -166,9 +164,8 @@ static agl_status settle_serve(bench_options *o, agl_error *err)
     return settle_goodput(o, err);
 }
 
-static int run_serve(int argc, char **argv, agl_error *err, agl_status *status)
+static agl_status run_serve(int *exit_status, int argc, char **argv, agl_error *err)
 {
-    int exit_status = 0;
     agl_flag_table table = { FLAGS, AGL_COUNT(FLAGS) };
     agl_flag_result parsed = { 0 };
     bench_options o = {
@@ -177,36 +174,88 @@ static int run_serve(int argc, char **argv, agl_error *err, agl_status *status)
                                  .image_width = 1080, .image_height = 2400 } },
         .dataset = "random", .model_name = "autoglm-phone-9b", .prompts = 100, .turns = 5,
     };
-    *status = agl_flags_parse(&parsed, &o, &table, SERVE, argc, argv, err);
-    if (*status == AGL_OK && parsed.help) {
-        printf("usage: autoglm bench serve [flags]\n");
-        agl_flags_help(stdout, &table, SERVE, isatty(STDOUT_FILENO) != 0);
+    agl_status status = agl_flags_parse(&parsed, &o, &table, SERVE, argc, argv, err);
+    if (status == AGL_OK && parsed.help) {
+        printf("autoglm bench serve [flags]\n  latency and throughput of a server over HTTP\n");
+        agl_flags_help(stdout, &table, SERVE, agl_console_has_colour(stdout));
     } else {
-        if (*status == AGL_OK && parsed.words.count > 0) {
-            *status = agl_fail(err, AGL_ERR_ARGUMENT, "unexpected \"%s\"", parsed.words.items[0]);
+        if (status == AGL_OK && parsed.words.count > 0) {
+            status = agl_fail(err, AGL_ERR_ARGUMENT, "unexpected \"%s\"", parsed.words.items[0]);
         }
-        if (*status == AGL_OK) *status = settle_serve(&o, err);
-        if (*status == AGL_OK) *status = agl_bench_serve(&exit_status, &o.serve, err);
+        if (status == AGL_OK) status = settle_serve(&o, err);
+        if (status == AGL_OK) status = agl_bench_serve(exit_status, &o.serve, err);
     }
     agl_flags_deinit(&parsed, &o, &table);
-    return exit_status;
+    return status;
 }
 
-int agl_cli_bench(int argc, char **argv)
+/* ---- without HTTP -------------------------------------------------------- */
+
+static const struct {
+    const char *name;
+    agl_status (*run)(const agl_bench_direct_options *options, agl_error *err);
+    uint32_t batch, iterations;
+} DIRECT[] = {
+    { "latency", agl_bench_latency, 8, 5 },
+    { "throughput", agl_bench_throughput, 100, 1 },
+    { "startup", agl_bench_startup, 1, 3 },
+};
+
+/* Returns the exit code, or -1: `status` says how it went. */
+static int run_direct(agl_console *console, size_t kind, int argc, char **argv, agl_status *status, agl_error *err)
+{
+    agl_cli_options options;
+    int code = agl_command_begin(console, &options, AGL_CLI_MEASURE, argc, argv);
+    if (code < 0) {
+        agl_bench_direct_options *measure = &options.measure;
+        measure->engine = options.engine;
+        measure->json = options.json;
+        measure->quiet = options.quiet;
+        measure->interrupted = &interrupted;
+        if (measure->input_tokens == 0) measure->input_tokens = 512;
+        if (measure->output_tokens == 0) measure->output_tokens = 256;
+        if (measure->batch == 0) measure->batch = DIRECT[kind].batch;
+        if (measure->iterations == 0) measure->iterations = DIRECT[kind].iterations;
+        *status = DIRECT[kind].run(measure, err);
+    }
+    agl_cli_options_deinit(&options);
+    return code;
+}
+
+static void print_kinds(FILE *out)
+{
+    fprintf(out, "autoglm bench serve       a server over HTTP: latency and throughput under load\n"
+                 "autoglm bench latency     an engine in this process: a batch of equal requests\n"
+                 "autoglm bench throughput  an engine in this process: many requests at once\n"
+                 "autoglm bench startup     from nothing to the first token, by phase\n\n"
+                 "`autoglm bench KIND --help` lists the flags of a kind.\n");
+}
+
+int agl_command_bench(agl_console *console, int argc, char **argv)
 {
     struct sigaction action = { .sa_handler = on_interrupt };
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     agl_error err = { 0 };
     agl_status status = AGL_OK;
-    int exit_status = 0;
-    if (argc > 0 && strcmp(argv[0], "serve") == 0) {
-        exit_status = run_serve(argc - 1, argv + 1, &err, &status);
-    } else {
-        status = agl_fail(&err, AGL_ERR_ARGUMENT, "bench: %s%s%s; serve expected", argc > 0 ? "unknown kind \"" : "no kind",
-                          argc > 0 ? argv[0] : "", argc > 0 ? "\"" : "");
+    int exit_status = AGL_EXIT_OK, code = -1;
+    size_t kind = 0;
+    const char *name = argc > 0 ? argv[0] : "";
+    if (*name == '\0' || strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
+        print_kinds(*name == '\0' ? stderr : stdout);
+        return *name == '\0' ? AGL_EXIT_USAGE : AGL_EXIT_OK;
     }
+    while (kind < AGL_COUNT(DIRECT) && strcmp(name, DIRECT[kind].name) != 0) kind++;
+    if (kind < AGL_COUNT(DIRECT)) {
+        code = run_direct(console, kind, argc - 1, argv + 1, &status, &err);
+    } else if (strcmp(name, "serve") == 0) {
+        status = run_serve(&exit_status, argc - 1, argv + 1, &err);
+    } else {
+        status = agl_fail(&err, AGL_ERR_ARGUMENT, "unknown kind \"%s\"; serve, latency, throughput or startup expected",
+                          name);
+    }
+    if (code >= 0) return code;
     if (status == AGL_OK) return exit_status;
-    fprintf(stderr, "error: %s\n", err.message);
-    return status == AGL_ERR_ARGUMENT ? 2 : 1;
+    fprintf(stderr, "autoglm bench %s: %s\n", name, err.message);
+    return status == AGL_ERR_ARGUMENT ? AGL_EXIT_USAGE : AGL_EXIT_FAILED;
 }

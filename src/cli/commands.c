@@ -13,6 +13,7 @@ static const agl_command COMMANDS[] = {
     { "chat", AGL_CLI_CHAT, "[--image FILE]... [flags]", "a conversation on the terminal", agl_command_chat },
     { "inspect", AGL_CLI_INSPECT, "[MODEL] [--json]", "what a checkpoint holds, and whether it would be served",
       agl_command_inspect },
+    { "bench", AGL_CLI_MEASURE, "KIND [flags]", "measure a server, or the engine without HTTP", agl_command_bench },
 };
 
 const agl_command *agl_command_at(size_t index)

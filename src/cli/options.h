@@ -13,12 +13,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "bench/bench.h"
 #include "cli/flags.h"
 #include "server/server.h"
 
 struct json_object;
 
-enum { AGL_CLI_SERVE = 1, AGL_CLI_ASK = 2, AGL_CLI_CHAT = 4, AGL_CLI_INSPECT = 8 };
+enum { AGL_CLI_SERVE = 1, AGL_CLI_ASK = 2, AGL_CLI_CHAT = 4, AGL_CLI_INSPECT = 8, AGL_CLI_MEASURE = 16 };
 
 enum { AGL_CLI_API_KEYS_MAX = 256, AGL_CLI_PATH_MAX = 4096 };
 
@@ -50,6 +51,9 @@ typedef struct {
     const char *system;
     bool no_thinking;
     bool raw_prompt;                    /* no chat template                              */
+
+    /* bench latency, throughput, startup; its engine options are those above */
+    agl_bench_direct_options measure;
 
     /* storage behind the views */
     agl_flag_result parsed;
