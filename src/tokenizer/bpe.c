@@ -25,7 +25,8 @@ typedef struct agl_bpe_candidate candidate;
 
 static uint64_t pair_key(int32_t left, int32_t right)
 {
-    return ((uint64_t)(uint32_t)left << AGL_VOCAB_ID_BITS | (uint64_t)(uint32_t)right) << AGL_BPE_RANK_BITS;
+    return ((uint64_t)(uint32_t)left << AGL_VOCAB_ID_BITS | (uint64_t)(uint32_t)right)
+           << AGL_BPE_RANK_BITS;
 }
 
 static uint32_t pair_hash(uint64_t key)
@@ -186,7 +187,8 @@ static agl_status encode_long(agl_tokens *out, const agl_bpe *bpe, agl_bpe_scrat
     for (size_t i = 0; i < bytes; i++) {
         int32_t id = bpe->vocab->byte_id[(unsigned char)text[i]];
         if (id < 0) continue;
-        symbols[count] = (symbol){.id = id, .previous = (uint32_t)count - 1, .next = (uint32_t)count + 1};
+        symbols[count] =
+            (symbol){.id = id, .previous = (uint32_t)count - 1, .next = (uint32_t)count + 1};
         count++;
     }
     if (count == 0) return AGL_OK;

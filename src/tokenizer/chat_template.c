@@ -40,8 +40,10 @@ static const family_form FAMILIES[AGL_TEMPLATE_COUNT] = {
             "{%if msg.role == 'system'%}<|system|>\n{{msg.content}}"
             "{%elif msg.role == 'user'%}<|user|>{{'\\n'}}"
             "{%if msg.content is string%}{{msg.content}}{%else%}{%for item in msg.content%}"
-            "{%if item.type == 'video' or 'video' in item%}<|begin_of_video|><|video|><|end_of_video|>"
-            "{%elif item.type == 'image' or 'image' in item%}<|begin_of_image|><|image|><|end_of_image|>"
+            "{%if item.type == 'video' or 'video' in item%}"
+            "<|begin_of_video|><|video|><|end_of_video|>"
+            "{%elif item.type == 'image' or 'image' in item%}"
+            "<|begin_of_image|><|image|><|end_of_image|>"
             "{%elif item.type == 'text'%}{{item.text}}{%endif%}{%endfor%}{%endif%}"
             "{%elif msg.role == 'assistant'%}"
             "{%if msg.metadata%}<|assistant|>{{msg.metadata}}\n{{msg.content}}"
@@ -82,7 +84,8 @@ agl_status agl_template_recognise(agl_template_family *out, const char *text, si
     agl_buffer form;
     agl_buffer_init(&form, 0);
     agl_status status = agl_template_form(&form, text, bytes, err);
-    for (int family = AGL_TEMPLATE_NONE + 1; status == AGL_OK && family < AGL_TEMPLATE_COUNT; family++) {
+    for (int family = AGL_TEMPLATE_NONE + 1; status == AGL_OK && family < AGL_TEMPLATE_COUNT;
+         family++) {
         const char *known = FAMILIES[family].form;
         if (form.bytes != strlen(known) || memcmp(form.data, known, form.bytes) != 0) continue;
         *out = (agl_template_family)family;
@@ -94,11 +97,13 @@ agl_status agl_template_recognise(agl_template_family *out, const char *text, si
     agl_digest digest = agl_sha256(text, bytes);
     for (size_t i = 0; i < sizeof digest.bytes; i++) snprintf(hex + 2 * i, 3, "%02x", digest.bytes[i]);
     return agl_fail(err, AGL_ERR_UNSUPPORTED,
-                    "%s: unknown chat template (SHA-256 %s); known is that of GLM-4.1V-9B-Thinking", name, hex);
+                    "%s: unknown chat template (SHA-256 %s); known is that of GLM-4.1V-9B-Thinking",
+                    name, hex);
 }
 
 /* "chat_template" of a JSON file: a string, or a list of named ones of which "default" counts. */
-static agl_status recognise_in_json(agl_template_family *out, bool *found, const char *path, agl_error *err)
+static agl_status recognise_in_json(agl_template_family *out, bool *found, const char *path,
+                                    agl_error *err)
 {
     struct json_object *root;
     AGL_TRY(agl_json_load(&root, path, CONFIG_BYTES_MAX, err));
@@ -109,7 +114,8 @@ static agl_status recognise_in_json(agl_template_family *out, bool *found, const
         for (size_t i = 0; i < json_object_array_length(list); i++) {
             struct json_object *entry = json_object_array_get_idx(list, i);
             struct json_object *name = agl_json_member(entry, "name");
-            if (json_object_is_type(name, json_type_string) && strcmp(json_object_get_string(name), "default") == 0) {
+            if (json_object_is_type(name, json_type_string) &&
+                strcmp(json_object_get_string(name), "default") == 0) {
                 value = agl_json_member(entry, "template");
             }
         }
@@ -146,7 +152,8 @@ static agl_status recognise_file(agl_template_family *out, bool *found, const ch
 
 agl_status agl_template_detect(agl_template_family *out, const char *dir, agl_error *err)
 {
-    static const char *const FILES[] = {"chat_template.jinja", "chat_template.json", "tokenizer_config.json"};
+    static const char *const FILES[] = {"chat_template.jinja", "chat_template.json",
+                                        "tokenizer_config.json"};
     *out = AGL_TEMPLATE_NONE;
     bool found = false;
     for (size_t i = 0; i < AGL_COUNT(FILES) && !found; i++) {
@@ -205,7 +212,8 @@ static void add_image(renderer *r)
 {
     agl_rendered *out = r->out;
     add(r, r->family->image_begin);
-    out->image_after = grow(r, out->image_after, out->image_count, &r->image_capacity, sizeof *out->image_after);
+    out->image_after =
+        grow(r, out->image_after, out->image_count, &r->image_capacity, sizeof *out->image_after);
     if (r->failed) return;
     out->image_after[out->image_count++] = out->run_count - 1;
     add(r, r->family->image_end);
@@ -276,7 +284,8 @@ static void add_parts_openai(renderer *r, const turn_form *turn, const agl_messa
 static const turn_form *turn_of(const family_form *family, const char *role)
 {
     for (size_t i = 0; i < AGL_COUNT(family->turns); i++) {
-        if (family->turns[i].role != NULL && strcmp(family->turns[i].role, role) == 0) return &family->turns[i];
+        const turn_form *turn = &family->turns[i];
+        if (turn->role != NULL && strcmp(turn->role, role) == 0) return turn;
     }
     return NULL;
 }
@@ -287,23 +296,25 @@ static agl_status check_message(const family_form *family, const agl_message *me
     for (size_t i = 0; i < message->part_count; i++) {
         const agl_part *part = &message->parts[i];
         if (part->kind != AGL_PART_IMAGE) continue;
-        return agl_fail(err, AGL_ERR_ARGUMENT, "%s: the chat template has no place for an image of role '%.64s'",
+        return agl_fail(err, AGL_ERR_ARGUMENT,
+                        "%s: the chat template has no place for an image of role '%.64s'",
                         part->where != NULL ? part->where : "messages", message->role);
     }
     return AGL_OK;
 }
 
 /* Hugging Face cuts the prompt right behind the last text of the final message. */
-static agl_status check_continuable(const family_form *family, const agl_message *messages, size_t count,
-                                    bool openai, agl_error *err)
+static agl_status check_continuable(const family_form *family, const agl_message *messages,
+                                    size_t count, bool openai, agl_error *err)
 {
     const agl_message *last = count > 0 ? &messages[count - 1] : NULL;
     if (last == NULL || turn_of(family, last->role) == NULL) {
-        return agl_fail(err, AGL_ERR_ARGUMENT, "continue_final_message: there is no final message to continue");
+        return agl_fail(err, AGL_ERR_ARGUMENT,
+                        "continue_final_message: there is no final message to continue");
     }
     if (openai && last->part_count > 0 && last->parts[last->part_count - 1].kind != AGL_PART_TEXT) {
         return agl_fail(err, AGL_ERR_ARGUMENT,
-                        "continue_final_message: the final message must end with text, not with an image");
+                        "continue_final_message: the final message ends with an image, not with text");
     }
     return AGL_OK;
 }
@@ -314,7 +325,8 @@ agl_status agl_template_render(agl_rendered *out, agl_arena *arena, agl_template
 {
     *out = (agl_rendered){0};
     if (family == AGL_TEMPLATE_NONE) {
-        return agl_fail(err, AGL_ERR_UNSUPPORTED, "the checkpoint has no chat template: only text prompts can be used");
+        return agl_fail(err, AGL_ERR_UNSUPPORTED,
+                        "the checkpoint has no chat template: only text prompts can be used");
     }
     renderer r = {.out = out, .arena = arena, .family = &FAMILIES[family], .options = options};
     if (options->continue_final_message) {

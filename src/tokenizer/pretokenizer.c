@@ -119,9 +119,8 @@ bool agl_pretokenizer_fold(char *text, size_t bytes, bool write)
         }
         size_t length = lead < 0xf0 ? 3 : 4;
         assert(i + length <= bytes);
-        uint32_t character = length == 3
-            ? (lead & 0x0fu) << 12 | (at[i + 1] & 0x3fu) << 6 | (at[i + 2] & 0x3fu)
-            : (lead & 0x07u) << 18 | (at[i + 1] & 0x3fu) << 12 | (at[i + 2] & 0x3fu) << 6 | (at[i + 3] & 0x3fu);
+        uint32_t character = lead & (length == 3 ? 0x0fu : 0x07u);
+        for (size_t k = 1; k < length; k++) character = character << 6 | (at[i + k] & 0x3fu);
         bool candidate = length == 4 || lead == 0xe1 || lead == 0xea; /* not CJK or kana */
         char kind = candidate ? newcomer_kind(character) : 0;
         if (kind != 0) {

@@ -108,7 +108,8 @@ static agl_status encode_word(void *context, size_t begin, size_t end, agl_error
     uint32_t hash = agl_bytes_hash(word, bytes);
     cached_word *cached = &e->cache[hash % CACHE_WORDS];
     size_t ids_begin = e->out->count;
-    if (cached->hash == hash && cached->bytes == bytes && memcmp(e->text + cached->begin, word, bytes) == 0) {
+    if (cached->hash == hash && cached->bytes == bytes &&
+        memcmp(e->text + cached->begin, word, bytes) == 0) {
         for (uint32_t i = 0; i < cached->id_count; i++) {
             int32_t id = e->out->ids[e->out_begin + cached->ids_begin + i];
             AGL_TRY(agl_tokens_append(e->out, id, 1, err));

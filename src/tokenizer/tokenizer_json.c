@@ -61,8 +61,10 @@ static agl_status expect_null(const reader *r, json *object, const char *key)
 {
     json *value = agl_json_member(object, key);
     if (value == NULL) return AGL_OK;
-    if (json_object_is_type(value, json_type_string) && json_object_get_string_len(value) == 0) return AGL_OK;
-    if (json_object_is_type(value, json_type_double) && json_object_get_double(value) == 0.0) return AGL_OK;
+    if (json_object_is_type(value, json_type_string) && json_object_get_string_len(value) == 0)
+        return AGL_OK;
+    if (json_object_is_type(value, json_type_double) && json_object_get_double(value) == 0.0)
+        return AGL_OK;
     char what[256];
     snprintf(what, sizeof what, "%s %.100s", key, json_object_to_json_string(value));
     return refuse(r, "tokenizer", what);
@@ -159,7 +161,8 @@ static agl_status read_merge(reader *r, json *merge, size_t index, agl_buffer *j
     bool byte_level = agl_vocab_spelling_decode(joined, half[0], bytes[0]);
     size_t left_bytes = joined->bytes;
     if (byte_level) byte_level = agl_vocab_spelling_decode(joined, half[1], bytes[1]);
-    if (joined->failed) return agl_fail(r->err, AGL_ERR_MEMORY, "%s: no memory for the merges", r->name);
+    if (joined->failed)
+        return agl_fail(r->err, AGL_ERR_MEMORY, "%s: no memory for the merges", r->name);
     int32_t left = -1, right = -1, merged = -1;
     if (byte_level && joined->bytes > 0) {
         left = agl_vocab_find(vocab, joined->data, left_bytes);
@@ -168,8 +171,8 @@ static agl_status read_merge(reader *r, json *merge, size_t index, agl_buffer *j
     }
     if (left < 0 || right < 0 || merged < 0) {
         return agl_fail(r->err, AGL_ERR_FORMAT,
-                        "%s: model.merges[%zu]: '%.*s' and '%.*s' or their union is not a token", r->name,
-                        index, (int)(bytes[0] < 100 ? bytes[0] : 100), half[0],
+                        "%s: model.merges[%zu]: '%.*s' and '%.*s' or their union is not a token",
+                        r->name, index, (int)(bytes[0] < 100 ? bytes[0] : 100), half[0],
                         (int)(bytes[1] < 100 ? bytes[1] : 100), half[1]);
     }
     agl_bpe_insert(&r->tokenizer->bpe, left, right, merged);
@@ -189,7 +192,8 @@ static agl_status read_merges(reader *r, json *model)
     agl_status status = AGL_OK;
     for (size_t i = 0; i < count && status == AGL_OK; i++) {
         json *merge = json_object_array_get_idx(merges, i);
-        const char *text = json_object_is_type(merge, json_type_string) ? json_object_get_string(merge) : "";
+        const char *text =
+            json_object_is_type(merge, json_type_string) ? json_object_get_string(merge) : "";
         if (strncmp(text, "#version", 8) == 0) continue; /* the head line of a merges.txt */
         status = read_merge(r, merge, i, &joined);
     }
@@ -216,7 +220,8 @@ static agl_status read_model(reader *r, json *root)
 
     /* An unknown token, fused or not, and byte fallback only matter for bytes that are no token. */
     bool complete = true;
-    for (int byte = 0; byte < 256; byte++) complete = complete && r->tokenizer->vocab.byte_id[byte] >= 0;
+    for (int byte = 0; byte < 256; byte++)
+        complete = complete && r->tokenizer->vocab.byte_id[byte] >= 0;
     if (complete) return AGL_OK;
     AGL_TRY(expect_null(r, model, "unk_token"));
     return expect_bool(r, model, "byte_fallback", false, false, "model");
@@ -247,7 +252,8 @@ static agl_status read_added_token(reader *r, json *object, size_t index)
     token.text = (char *)(uintptr_t)content; /* only read: the insert copies it */
     token.bytes = (uint32_t)bytes;
     if (agl_added_tokens_find(&tokenizer->added, content, bytes) != NULL) {
-        return agl_fail(r->err, AGL_ERR_FORMAT, "%s: %s: '%.100s' is listed twice", r->name, where, content);
+        return agl_fail(r->err, AGL_ERR_FORMAT, "%s: %s: '%.100s' is listed twice", r->name, where,
+                        content);
     }
 
     /* A decoder turns the spelling into bytes, of added tokens too. */
@@ -261,14 +267,15 @@ static agl_status read_added_token(reader *r, json *object, size_t index)
     if (decoded.failed) {
         status = agl_fail(r->err, AGL_ERR_MEMORY, "%s: no memory for the added tokens", r->name);
     } else if (same >= 0 && same != token.id) {
-        status = agl_fail(r->err, AGL_ERR_FORMAT, "%s: %s: '%.100s' has id %d here and %d in model.vocab",
-                          r->name, where, content, (int)token.id, (int)same);
+        status =
+            agl_fail(r->err, AGL_ERR_FORMAT, "%s: %s: '%.100s' has id %d here and %d in model.vocab",
+                     r->name, where, content, (int)token.id, (int)same);
     } else if (known == NULL) {
-        status = agl_vocab_insert(&tokenizer->vocab, token.id, decoded.data, decoded.bytes, false, r->name,
-                                  r->err);
+        status = agl_vocab_insert(&tokenizer->vocab, token.id, decoded.data, decoded.bytes, false,
+                                  r->name, r->err);
     } else if (known_bytes != decoded.bytes || memcmp(known, decoded.data, known_bytes) != 0) {
-        status = agl_fail(r->err, AGL_ERR_FORMAT, "%s: %s: id %d is another token in model.vocab", r->name,
-                          where, (int)token.id);
+        status = agl_fail(r->err, AGL_ERR_FORMAT, "%s: %s: id %d is another token in model.vocab",
+                          r->name, where, (int)token.id);
     }
     agl_buffer_deinit(&decoded);
     AGL_TRY(status);
@@ -317,7 +324,8 @@ static agl_status read_stage(reader *r, json *stage, const char *where, const ch
     AGL_TRY(check_keys(r, stage, where, keys));
     json *list = agl_json_member(stage, list_key);
     if (!json_object_is_type(list, json_type_array) || depth == SEQUENCE_DEPTH_MAX) {
-        return agl_fail(r->err, AGL_ERR_FORMAT, "%s: %s.%s: a list is expected", r->name, where, list_key);
+        return agl_fail(r->err, AGL_ERR_FORMAT, "%s: %s.%s: a list is expected", r->name, where,
+                        list_key);
     }
     for (size_t i = 0; i < json_object_array_length(list); i++) {
         AGL_TRY(read_stage(r, json_object_array_get_idx(list, i), where, list_key, read, depth + 1));
@@ -352,7 +360,8 @@ static agl_status read_pretokenizer(reader *r, json *stage, const char *type, in
     if (r->has_byte_level) return refuse(r, "pre_tokenizer", "a stage after ByteLevel");
     if (strcmp(type, "Split") == 0) return read_split(r, stage);
     if (strcmp(type, "ByteLevel") != 0) return refuse(r, "pre_tokenizer", type);
-    AGL_TRY(check_keys(r, stage, "pre_tokenizer.ByteLevel", "type|add_prefix_space|trim_offsets|use_regex|"));
+    AGL_TRY(check_keys(r, stage, "pre_tokenizer.ByteLevel",
+                       "type|add_prefix_space|trim_offsets|use_regex|"));
     AGL_TRY(expect_bool(r, stage, "add_prefix_space", false, true, "pre_tokenizer.ByteLevel"));
     bool use_regex = true;
     AGL_TRY(agl_json_get_bool(&use_regex, stage, "use_regex", false, r->name, r->err));
@@ -388,7 +397,8 @@ static agl_status read_template_token(reader *r, json *stage, json *piece, agl_t
         size_t bytes;
         AGL_TRY(read_id(r, json_object_array_get_idx(ids, i), "post_processor.special_tokens", &id));
         if (agl_vocab_bytes(&r->tokenizer->vocab, id, &bytes) == NULL) {
-            return agl_fail(r->err, AGL_ERR_FORMAT, "%s: post_processor: %d is no token", r->name, (int)id);
+            return agl_fail(r->err, AGL_ERR_FORMAT, "%s: post_processor: %d is no token", r->name,
+                            (int)id);
         }
         AGL_TRY(agl_tokens_append(out, id, 1, r->err));
     }
@@ -400,10 +410,12 @@ static agl_status read_template(reader *r, json *stage)
     if (r->has_template) return refuse(r, "post_processor", "a second TemplateProcessing");
     r->has_template = true;
     /* "pair" is for two texts, which a prompt never is. */
-    AGL_TRY(check_keys(r, stage, "post_processor.TemplateProcessing", "type|single|pair|special_tokens|"));
+    AGL_TRY(check_keys(r, stage, "post_processor.TemplateProcessing",
+                       "type|single|pair|special_tokens|"));
     json *single = agl_json_member(stage, "single");
     if (!json_object_is_type(single, json_type_array)) {
-        return agl_fail(r->err, AGL_ERR_FORMAT, "%s: post_processor.single: a list is expected", r->name);
+        return agl_fail(r->err, AGL_ERR_FORMAT, "%s: post_processor.single: a list is expected",
+                        r->name);
     }
     agl_tokens *out = &r->tokenizer->prefix;
     for (size_t i = 0; i < json_object_array_length(single); i++) {
@@ -429,7 +441,8 @@ static agl_status read_postprocessor(reader *r, json *stage, const char *type, i
     if (strcmp(type, "TemplateProcessing") == 0) return read_template(r, stage);
     if (strcmp(type, "ByteLevel") != 0) return refuse(r, "post_processor", type);
     /* ByteLevel moves offsets only, ids stay. */
-    return check_keys(r, stage, "post_processor.ByteLevel", "type|add_prefix_space|trim_offsets|use_regex|");
+    return check_keys(r, stage, "post_processor.ByteLevel",
+                      "type|add_prefix_space|trim_offsets|use_regex|");
 }
 
 /* ---- the file ---------------------------------------------------------- */

@@ -34,7 +34,7 @@ agl_status agl_vocab_init(agl_vocab *vocab, size_t tokens, agl_error *err)
                         tokens, AGL_VOCAB_ID_MAX);
     }
     size_t slots = 16;
-    while (slots < 2 * tokens) slots *= 2; /* at most half full: short probes */
+    while (slots < tokens + tokens / 2) slots *= 2; /* at most two thirds full */
     vocab->slots = malloc(slots * sizeof *vocab->slots);
     if (vocab->slots == NULL) return agl_fail(err, AGL_ERR_MEMORY, "no memory for the vocabulary");
     memset(vocab->slots, 0xff, slots * sizeof *vocab->slots);
@@ -76,9 +76,9 @@ bool agl_vocab_spelling_decode(agl_buffer *out, const char *spelling, size_t byt
     for (size_t i = 0; i < bytes;) {
         unsigned char lead = (unsigned char)spelling[i];
         size_t length = agl_utf8_character(spelling + i, bytes - i);
-        uint32_t character = length == 1 ? lead
-                           : length == 2 ? (lead & 0x1fu) << 6 | ((unsigned char)spelling[i + 1] & 0x3fu)
-                                         : UINT32_MAX;
+        uint32_t character = UINT32_MAX; /* the alphabet ends at U+0143 */
+        if (length == 1) character = lead;
+        if (length == 2) character = (lead & 0x1fu) << 6 | ((unsigned char)spelling[i + 1] & 0x3fu);
         int byte = alphabet_byte(character);
         if (byte < 0) {
             out->bytes = start;
@@ -105,15 +105,17 @@ static agl_status entries_grow(agl_vocab *vocab, int32_t id, agl_error *err)
 }
 
 /* Slot that holds the token, or the free one where it belongs. */
-static uint32_t slot_of(const agl_vocab *vocab, const char *token, size_t bytes)
+static agl_vocab_slot *slot_of(const agl_vocab *vocab, uint32_t hash, const char *token, size_t bytes)
 {
-    uint32_t slot = agl_bytes_hash(token, bytes) & vocab->slot_mask;
-    while (vocab->slots[slot] >= 0) {
-        const agl_vocab_entry *entry = &vocab->entries[vocab->slots[slot]];
-        if (entry->bytes == bytes && memcmp(vocab->pool.data + entry->offset, token, bytes) == 0) break;
-        slot = (slot + 1) & vocab->slot_mask;
+    uint32_t index = hash & vocab->slot_mask;
+    for (;; index = (index + 1) & vocab->slot_mask) {
+        agl_vocab_slot *slot = &vocab->slots[index];
+        if (slot->id < 0) return slot;
+        if (slot->hash != hash) continue;
+        const agl_vocab_entry *entry = &vocab->entries[slot->id];
+        if (entry->bytes == bytes && memcmp(vocab->pool.data + entry->offset, token, bytes) == 0)
+            return slot;
     }
-    return slot;
 }
 
 agl_status agl_vocab_insert(agl_vocab *vocab, int32_t id, const char *token, size_t bytes,
@@ -125,13 +127,14 @@ agl_status agl_vocab_insert(agl_vocab *vocab, int32_t id, const char *token, siz
         return agl_fail(err, AGL_ERR_FORMAT, "%s: two tokens have the id %d", name, (int)id);
     }
     if (lookup && bytes > 0) {
-        uint32_t slot = slot_of(vocab, token, bytes);
-        if (vocab->slots[slot] >= 0) {
+        uint32_t hash = agl_bytes_hash(token, bytes);
+        agl_vocab_slot *slot = slot_of(vocab, hash, token, bytes);
+        if (slot->id >= 0) {
             return agl_fail(err, AGL_ERR_FORMAT, "%s: ids %d and %d are the same token", name,
-                            (int)vocab->slots[slot], (int)id);
+                            (int)slot->id, (int)id);
         }
         assert(vocab->slots_used < vocab->slot_mask);
-        vocab->slots[slot] = id;
+        *slot = (agl_vocab_slot){.hash = hash, .id = id};
         vocab->slots_used++;
         if (bytes == 1) vocab->byte_id[(unsigned char)token[0]] = id;
     }
@@ -147,7 +150,7 @@ agl_status agl_vocab_insert(agl_vocab *vocab, int32_t id, const char *token, siz
 
 int32_t agl_vocab_find(const agl_vocab *vocab, const char *token, size_t bytes)
 {
-    return vocab->slots[slot_of(vocab, token, bytes)];
+    return slot_of(vocab, agl_bytes_hash(token, bytes), token, bytes)->id;
 }
 
 const char *agl_vocab_bytes(const agl_vocab *vocab, int32_t id, size_t *bytes)

@@ -26,11 +26,17 @@ typedef struct {
     bool present;
 } agl_vocab_entry;
 
+/* The hash beside the id saves the walk to the bytes of tokens that differ. */
+typedef struct {
+    uint32_t hash;
+    int32_t id;                 /* -1: free */
+} agl_vocab_slot;
+
 typedef struct {
     agl_buffer pool;            /* bytes of all tokens, in the file's order    */
     agl_vocab_entry *entries;   /* [size]                                      */
     int32_t size, capacity;     /* size: highest id + 1                        */
-    int32_t *slots;             /* [slot_mask + 1] open addressing: id or -1   */
+    agl_vocab_slot *slots;      /* [slot_mask + 1] open addressing             */
     uint32_t slot_mask;
     uint32_t slots_used;
     int32_t byte_id[256];       /* token of a single byte, or -1               */

@@ -17,7 +17,8 @@
 
 static agl_part part_of(struct json_object *item)
 {
-    struct json_object *text = json_object_is_type(item, json_type_string) ? item : agl_json_member(item, "text");
+    struct json_object *text =
+        json_object_is_type(item, json_type_string) ? item : agl_json_member(item, "text");
     if (text == NULL) return (agl_part){.kind = AGL_PART_IMAGE};
     return (agl_part){.kind = AGL_PART_TEXT,
                       .data = json_object_get_string(text),
@@ -47,7 +48,9 @@ static void check(struct json_object *chat, const char *key, bool no_generation_
     agl_arena_init(&arena, 0);
     agl_rendered rendered;
     agl_template_options options = {.content_openai = true, .no_generation_prompt = no_generation_prompt};
-    assert_int_equal(agl_template_render(&rendered, &arena, AGL_TEMPLATE_GLM41V, messages, count, &options, NULL), AGL_OK);
+    assert_int_equal(
+        agl_template_render(&rendered, &arena, AGL_TEMPLATE_GLM41V, messages, count, &options, NULL),
+        AGL_OK);
     agl_buffer text;
     agl_buffer_init(&text, 0);
     size_t image = 0;

@@ -32,7 +32,8 @@ static agl_tokens encode(const agl_tokenizer *tokenizer, const char *text, size_
     agl_tokens tokens = {0};
     agl_error err = {0};
     agl_text_run run = {.text = text, .bytes = bytes, .trusted = true};
-    if (agl_tokenizer_encode(&tokens, tokenizer, &run, 1, special, &err) != AGL_OK) fail_msg("%s", err.message);
+    if (agl_tokenizer_encode(&tokens, tokenizer, &run, 1, special, &err) != AGL_OK)
+        fail_msg("%s", err.message);
     return tokens;
 }
 
@@ -62,14 +63,17 @@ static void test_vectors(void **state)
     agl_error err = {0};
     agl_tokenizer *tokenizer;
     struct json_object *root;
-    if (agl_tokenizer_open(&tokenizer, FIXTURES "tokenizer.json", &err) != AGL_OK) fail_msg("%s", err.message);
-    if (agl_json_load(&root, FIXTURES "lines.json", (size_t)16 << 20, &err) != AGL_OK) fail_msg("%s", err.message);
+    if (agl_tokenizer_open(&tokenizer, FIXTURES "tokenizer.json", &err) != AGL_OK)
+        fail_msg("%s", err.message);
+    if (agl_json_load(&root, FIXTURES "lines.json", (size_t)16 << 20, &err) != AGL_OK)
+        fail_msg("%s", err.message);
 
     struct json_object *lines = agl_json_member(root, "encode");
     assert_true(json_object_array_length(lines) >= 500);
     for (size_t i = 0; i < json_object_array_length(lines); i++) {
         struct json_object *line = json_object_array_get_idx(lines, i);
-        struct json_object *text = json_object_array_get_idx(line, 0), *ids = json_object_array_get_idx(line, 1);
+        struct json_object *text = json_object_array_get_idx(line, 0),
+                           *ids = json_object_array_get_idx(line, 1);
         agl_tokens tokens = encode(tokenizer, json_object_get_string(text),
                                    (size_t)json_object_get_string_len(text), false);
         if (tokens.count != json_object_array_length(ids)) {
@@ -85,7 +89,8 @@ static void test_vectors(void **state)
     struct json_object *lists = agl_json_member(root, "decode");
     assert_true(json_object_array_length(lists) >= 100);
     for (size_t i = 0; i < json_object_array_length(lists); i++) {
-        struct json_object *entry = json_object_array_get_idx(lists, i), *ids = json_object_array_get_idx(entry, 0);
+        struct json_object *entry = json_object_array_get_idx(lists, i),
+                           *ids = json_object_array_get_idx(entry, 0);
         agl_tokens tokens = {0};
         for (size_t k = 0; k < json_object_array_length(ids); k++) {
             int32_t id = json_object_get_int(json_object_array_get_idx(ids, k));
@@ -120,14 +125,16 @@ static void run_records(const agl_tokenizer *tokenizer, const agl_file_map *map,
         if (decoding) {
             agl_buffer text;
             agl_buffer_init(&text, 0);
-            decode(&text, tokenizer, (const int32_t *)(const void *)record, length, strcmp(mode, "decode-keep") == 0);
+            decode(&text, tokenizer, (const int32_t *)(const void *)record, length,
+                   strcmp(mode, "decode-keep") == 0);
             uint32_t bytes = (uint32_t)text.bytes;
             fwrite(&bytes, sizeof bytes, 1, stdout);
             if (bytes > 0) fwrite(text.data, 1, bytes, stdout);
             agl_buffer_deinit(&text);
             continue;
         }
-        agl_tokens tokens = encode(tokenizer, (const char *)record, length, strcmp(mode, "encode-special") == 0);
+        agl_tokens tokens =
+            encode(tokenizer, (const char *)record, length, strcmp(mode, "encode-special") == 0);
         for (size_t i = 0; i < tokens.count; i++) printf("%s%d", i > 0 ? " " : "", (int)tokens.ids[i]);
         printf("\n");
         agl_tokens_deinit(&tokens);

@@ -33,19 +33,22 @@ static agl_status render(agl_buffer *text, const test_message *items, size_t cou
 {
     agl_message messages[4];
     for (size_t i = 0; i < count; i++) {
-        messages[i] = (agl_message){.role = items[i].role, .parts = items[i].parts, .part_count = items[i].part_count};
+        messages[i] = (agl_message){
+            .role = items[i].role, .parts = items[i].parts, .part_count = items[i].part_count};
     }
     agl_arena arena;
     agl_arena_init(&arena, 0);
     agl_rendered rendered;
-    agl_status status = agl_template_render(&rendered, &arena, AGL_TEMPLATE_GLM41V, messages, count, options, err);
+    agl_status status =
+        agl_template_render(&rendered, &arena, AGL_TEMPLATE_GLM41V, messages, count, options, err);
     size_t image = 0;
     for (size_t i = 0; status == AGL_OK && i < rendered.run_count; i++) {
         const agl_text_run *run = &rendered.runs[i];
         if (!run->trusted) agl_buffer_append_text(text, "«");
         agl_buffer_append(text, run->text, run->bytes);
         if (!run->trusted) agl_buffer_append_text(text, "»");
-        for (; image < rendered.image_count && rendered.image_after[image] == i; image++) agl_buffer_append_text(text, "@");
+        for (; image < rendered.image_count && rendered.image_after[image] == i; image++)
+            agl_buffer_append_text(text, "@");
     }
     if (status == AGL_OK) assert_int_equal(image, rendered.image_count);
     agl_arena_deinit(&arena);
@@ -61,27 +64,42 @@ static void test_render(void **state)
         const char *expected;   /* or, if it starts with "!", a part of the error */
     } CASES[] = {
         {{{"user", {TEXT("Hi")}, 1}}, {0}, "[gMASK]<sop><|user|>\nHi<|assistant|>\n"},
-        {{{"user", {TEXT("a"), IMAGE, TEXT("b")}, 3}}, {0}, "[gMASK]<sop><|user|>\n" BOX "\na\nb<|assistant|>\n"},
-        {{{"user", {IMAGE, TEXT(""), IMAGE, TEXT("b")}, 4}}, {0}, "[gMASK]<sop><|user|>\n" BOX "\n" BOX "\nb<|assistant|>\n"},
+        {{{"user", {TEXT("a"), IMAGE, TEXT("b")}, 3}},
+         {0},
+         "[gMASK]<sop><|user|>\n" BOX "\na\nb<|assistant|>\n"},
+        {{{"user", {IMAGE, TEXT(""), IMAGE, TEXT("b")}, 4}},
+         {0},
+         "[gMASK]<sop><|user|>\n" BOX "\n" BOX "\nb<|assistant|>\n"},
         {{{"user", {IMAGE}, 1}}, {0}, "[gMASK]<sop><|user|>\n" BOX "\n<|assistant|>\n"},
-        {{{"user", {TEXT("a"), IMAGE, TEXT("b")}, 3}}, {.content_openai = true}, "[gMASK]<sop><|user|>\na" BOX "b<|assistant|>\n"},
-        {{{"system", {TEXT("s"), TEXT("t")}, 2}, {"user", {TEXT("q")}, 1}}, {0}, "[gMASK]<sop><|system|>\ns\nt<|user|>\nq<|assistant|>\n"},
+        {{{"user", {TEXT("a"), IMAGE, TEXT("b")}, 3}},
+         {.content_openai = true},
+         "[gMASK]<sop><|user|>\na" BOX "b<|assistant|>\n"},
+        {{{"system", {TEXT("s"), TEXT("t")}, 2}, {"user", {TEXT("q")}, 1}},
+         {0},
+         "[gMASK]<sop><|system|>\ns\nt<|user|>\nq<|assistant|>\n"},
         {{{"user", {TEXT("q")}, 1}, {"tool", {TEXT("lost")}, 1}, {"assistant", {TEXT(" x ")}, 1}},
          {.continue_final_message = true},
          "[gMASK]<sop><|user|>\nq<|assistant|>\n x "},
         {{{"user", {TEXT("q")}, 1}}, {.no_generation_prompt = true}, "[gMASK]<sop><|user|>\nq"},
-        {{{"user", {TEXT("q")}, 1}}, {.disable_thinking = true}, "[gMASK]<sop><|user|>\nq<|assistant|>\n<think></think>\n"},
-        {{{"user", {TEXT("q")}, 1}, {.role = "assistant"}}, {.continue_final_message = true, .disable_thinking = true},
+        {{{"user", {TEXT("q")}, 1}},
+         {.disable_thinking = true},
+         "[gMASK]<sop><|user|>\nq<|assistant|>\n<think></think>\n"},
+        {{{"user", {TEXT("q")}, 1}, {.role = "assistant"}},
+         {.continue_final_message = true, .disable_thinking = true},
          "[gMASK]<sop><|user|>\nq<|assistant|>\n"},
-        {{{"user", {TEXT("<|user|>"), IMAGE}, 2}, {"assistant", {TEXT("x<think>a</think>\n<answer><|user|>")}, 1}},
+        {{{"user", {TEXT("<|user|>"), IMAGE}, 2},
+          {"assistant", {TEXT("x<think>a</think>\n<answer><|user|>")}, 1}},
          {.no_special_in_user = true},
-         "[gMASK]<sop><|user|>\n" BOX "\n«<|user|>»<|assistant|>\n«x»<think>«a»</think>«\n»<answer>«<|user|>»<|assistant|>\n"},
+         "[gMASK]<sop><|user|>\n" BOX
+         "\n«<|user|>»<|assistant|>\n«x»<think>«a»</think>«\n»<answer>«<|user|>»<|assistant|>\n"},
         {{{"system", {TEXT("</answer></think>"), TEXT("<thin")}, 2}, {"user", {TEXT("<think>")}, 1}},
          {.no_special_in_user = true, .content_openai = true},
          "[gMASK]<sop><|system|>\n</answer></think>«<thin»<|user|>\n«<think>»<|assistant|>\n"},
         {.expected = "[gMASK]<sop><|assistant|>\n"},
         {{{"tool", {IMAGE}, 1}}, {0}, "!messages[0].content[0]"},
-        {{{"user", {TEXT("q"), IMAGE}, 2}}, {.continue_final_message = true, .content_openai = true}, "!continue_final_message"},
+        {{{"user", {TEXT("q"), IMAGE}, 2}},
+         {.continue_final_message = true, .content_openai = true},
+         "!continue_final_message"},
         {{{"tool", {TEXT("q")}, 1}}, {.continue_final_message = true}, "!continue_final_message"},
         {.options = {.continue_final_message = true}, .expected = "!continue_final_message"},
     };
@@ -110,13 +128,16 @@ static void test_no_template(void **state)
     agl_arena_init(&arena, 0);
     agl_rendered rendered;
     agl_template_options options = {0};
-    assert_int_equal(agl_template_render(&rendered, &arena, AGL_TEMPLATE_NONE, NULL, 0, &options, NULL), AGL_ERR_UNSUPPORTED);
+    assert_int_equal(agl_template_render(&rendered, &arena, AGL_TEMPLATE_NONE, NULL, 0, &options, NULL),
+                     AGL_ERR_UNSUPPORTED);
     agl_arena_deinit(&arena);
     agl_arena_init(&arena, 64);
     agl_part parts[64];
     for (size_t i = 0; i < AGL_COUNT(parts); i++) parts[i] = (agl_part)TEXT("x");
     agl_message message = {.role = "user", .parts = parts, .part_count = AGL_COUNT(parts)};
-    assert_int_equal(agl_template_render(&rendered, &arena, AGL_TEMPLATE_GLM41V, &message, 1, &options, NULL), AGL_ERR_LIMIT);
+    assert_int_equal(
+        agl_template_render(&rendered, &arena, AGL_TEMPLATE_GLM41V, &message, 1, &options, NULL),
+        AGL_ERR_LIMIT);
     agl_arena_deinit(&arena);
 }
 
@@ -178,7 +199,8 @@ static void test_detect(void **state)
 
     agl_buffer config;
     agl_buffer_init(&config, 0);
-    agl_buffer_append_text(&config, "{\"chat_template\":[{\"name\":\"x\",\"template\":\"y\"},{\"name\":\"default\",\"template\":\"");
+    agl_buffer_append_text(&config, "{\"chat_template\":[{\"name\":\"x\",\"template\":\"y\"},{\"name\":"
+                                    "\"default\",\"template\":\"");
     agl_buffer_append_json(&config, (const char *)map.data, map.bytes);
     agl_buffer_append_text(&config, "\"}]}");
     write_file(dir, "tokenizer_config.json", config.data, config.bytes);
@@ -194,7 +216,8 @@ static void test_detect(void **state)
     write_file(dir, "chat_template.jinja", "{{ x }}", 7);
     assert_int_equal(agl_template_detect(&family, dir, &err), AGL_ERR_UNSUPPORTED);
     assert_non_null(strstr(err.message, "chat_template.jinja"));
-    assert_non_null(strstr(err.message, "e52c737297f7dad622da7e58f5a16e7437f2716daccb4da859fc567ccd75c9a4"));
+    assert_non_null(
+        strstr(err.message, "e52c737297f7dad622da7e58f5a16e7437f2716daccb4da859fc567ccd75c9a4"));
     assert_int_equal(family, AGL_TEMPLATE_NONE);
     write_file(dir, "chat_template.jinja", (const char *)map.data, map.bytes);
     assert_int_equal(agl_template_detect(&family, dir, &err), AGL_OK);
