@@ -12,10 +12,13 @@
 
 #include "backend/cpu/attention_vec.h"
 #include "backend/cpu/linear_vec.h"
+#include "backend/cpu/rows_vec.h"
 
 void agl_cpu_ops_avx512(agl_cpu_ops *ops)
 {
+    ops->rmsnorm = rmsnorm;
     ops->linear = linear;
+    ops->swiglu = swiglu;
     ops->attention_paged = attention_paged;
     ops->attention_dense = attention_dense;
 }

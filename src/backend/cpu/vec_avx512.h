@@ -46,6 +46,11 @@ static inline vec vec_load_f32(const void *p, int64_t count)
     return _mm512_maskz_loadu_ps(vec_mask(count), p);
 }
 
+static inline void vec_store_f32(float *p, vec a, int64_t count)
+{
+    _mm512_mask_storeu_ps(p, vec_mask(count), a);
+}
+
 static inline vec vec_load_bf16(const void *p, int64_t count)
 {
     __m256i bits = _mm256_maskz_loadu_epi16(vec_mask(count), p);
