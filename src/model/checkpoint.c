@@ -33,7 +33,8 @@ static bool path_print(char out[PATH_BYTES], const char *format, ...)
 /* One part of org/name: letters, digits, '.', '_', '-', and no leading dot. */
 static bool is_hub_part(const char *text, size_t bytes)
 {
-    static const char ALLOWED[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+    static const char ALLOWED[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
     return bytes > 0 && bytes <= 96 && text[0] != '.' && strspn(text, ALLOWED) >= bytes;
 }
 
@@ -50,8 +51,10 @@ static bool hugging_face_cache(char out[PATH_BYTES])
     if ((value = environment("HF_HUB_CACHE")) != NULL) return path_print(out, "%s", value);
     if ((value = environment("HUGGINGFACE_HUB_CACHE")) != NULL) return path_print(out, "%s", value);
     if ((value = environment("HF_HOME")) != NULL) return path_print(out, "%s/hub", value);
-    if ((value = environment("XDG_CACHE_HOME")) != NULL) return path_print(out, "%s/huggingface/hub", value);
-    if ((value = environment("HOME")) != NULL) return path_print(out, "%s/.cache/huggingface/hub", value);
+    if ((value = environment("XDG_CACHE_HOME")) != NULL)
+        return path_print(out, "%s/huggingface/hub", value);
+    if ((value = environment("HOME")) != NULL)
+        return path_print(out, "%s/.cache/huggingface/hub", value);
     return false;
 }
 
@@ -59,13 +62,14 @@ static bool modelscope_cache(char out[PATH_BYTES])
 {
     const char *value;
     if ((value = environment("MODELSCOPE_CACHE")) != NULL) return path_print(out, "%s", value);
-    if ((value = environment("HOME")) != NULL) return path_print(out, "%s/.cache/modelscope/hub", value);
+    if ((value = environment("HOME")) != NULL)
+        return path_print(out, "%s/.cache/modelscope/hub", value);
     return false;
 }
 
 /* models--org--name/refs/main holds the name of the folder under snapshots/. */
-static bool find_hugging_face(char out[PATH_BYTES], agl_buffer *looked, const char *org, int org_bytes,
-                              const char *name)
+static bool find_hugging_face(char out[PATH_BYTES], agl_buffer *looked, const char *org,
+                              int org_bytes, const char *name)
 {
     char cache[PATH_BYTES], repository[PATH_BYTES], reference[PATH_BYTES];
     if (!hugging_face_cache(cache)) return false;
@@ -83,8 +87,8 @@ static bool find_hugging_face(char out[PATH_BYTES], agl_buffer *looked, const ch
 }
 
 /* hub/models/org/name today, hub/org/name before; older versions write '.' as "___". */
-static bool find_modelscope(char out[PATH_BYTES], agl_buffer *looked, const char *org, int org_bytes,
-                            const char *name)
+static bool find_modelscope(char out[PATH_BYTES], agl_buffer *looked, const char *org,
+                            int org_bytes, const char *name)
 {
     char cache[PATH_BYTES], escaped[512];
     size_t length = 0;
@@ -101,15 +105,16 @@ static bool find_modelscope(char out[PATH_BYTES], agl_buffer *looked, const char
         if (!path_print(out, "%s%s/%.*s/%s", cache, folder, org_bytes, org, names[i % 2])) continue;
         if (is_folder(out)) return true;
     }
-    agl_buffer_append_format(looked, "%s%s/models/%.*s/%s", looked->bytes > 0 ? ", " : "", cache, org_bytes,
-                             org, name);
+    agl_buffer_append_format(looked, "%s%s/models/%.*s/%s", looked->bytes > 0 ? ", " : "", cache,
+                             org_bytes, org, name);
     return false;
 }
 
 static agl_status copy_out(char *out, size_t size, const char *path, agl_error *err)
 {
     size_t bytes = strlen(path);
-    if (bytes >= size) return agl_fail(err, AGL_ERR_LIMIT, "%.80s...: path is longer than %zu bytes", path, size);
+    if (bytes >= size)
+        return agl_fail(err, AGL_ERR_LIMIT, "%.80s...: path is longer than %zu bytes", path, size);
     memcpy(out, path, bytes + 1);
     return AGL_OK;
 }
@@ -122,7 +127,8 @@ agl_status agl_checkpoint_resolve(char *out, size_t size, const char *model, agl
     bool is_id = slash != NULL && is_hub_part(model, (size_t)(slash - model)) &&
                  is_hub_part(slash + 1, strlen(slash + 1));
     if (!is_id) {
-        return agl_fail(err, AGL_ERR_NOT_FOUND, "model \"%s\" is neither a folder nor a hub id (org/name)", model);
+        return agl_fail(err, AGL_ERR_NOT_FOUND,
+                        "model \"%s\" is neither a folder nor a hub id (org/name)", model);
     }
     char path[PATH_BYTES];
     agl_buffer looked;
@@ -133,7 +139,8 @@ agl_status agl_checkpoint_resolve(char *out, size_t size, const char *model, agl
         status = copy_out(out, size, path, err);
     } else {
         status = agl_fail(err, AGL_ERR_NOT_FOUND,
-                          "model \"%s\" is not a folder and not in the local caches (looked at %s); nothing is downloaded",
+                          "model \"%s\" is not a folder and not in the local caches (looked at "
+                          "%s); nothing is downloaded",
                           model, looked.bytes > 0 ? looked.data : "none: HOME is not set");
     }
     agl_buffer_deinit(&looked);

@@ -30,7 +30,8 @@ static agl_status file_name(section *out, const char *dir, const char *file, agl
     out->object = NULL;
     int bytes = snprintf(out->name, sizeof out->name, "%s/%s", dir, file);
     if (bytes < 0 || (size_t)bytes >= sizeof out->name) {
-        return agl_fail(err, AGL_ERR_LIMIT, "%.80s...: path is longer than %zu bytes", dir, sizeof out->name);
+        return agl_fail(err, AGL_ERR_LIMIT, "%.80s...: path is longer than %zu bytes", dir,
+                        sizeof out->name);
     }
     return AGL_OK;
 }
@@ -50,7 +51,8 @@ static agl_status subsection(section *out, const section *parent, const char *ke
     return AGL_OK;
 }
 
-static agl_status get_int(int64_t *out, const section *from, const char *key, int64_t max, agl_error *err)
+static agl_status get_int(int64_t *out, const section *from, const char *key, int64_t max,
+                          agl_error *err)
 {
     return agl_json_get_int(out, from->object, key, 1, max, true, from->name, err);
 }
@@ -59,7 +61,8 @@ static agl_status get_int(int64_t *out, const section *from, const char *key, in
 static agl_status expect_int(const section *from, const char *key, int64_t expected, agl_error *err)
 {
     int64_t value = expected;
-    AGL_TRY(agl_json_get_int(&value, from->object, key, INT32_MIN, INT32_MAX, false, from->name, err));
+    AGL_TRY(
+        agl_json_get_int(&value, from->object, key, INT32_MIN, INT32_MAX, false, from->name, err));
     if (value != expected) {
         return agl_fail(err, AGL_ERR_UNSUPPORTED, "%s: %s is %lld, %lld expected", from->name, key,
                         (long long)value, (long long)expected);
@@ -78,13 +81,14 @@ static agl_status expect_bool(const section *from, const char *key, bool expecte
     return AGL_OK;
 }
 
-static agl_status expect_string(const section *from, const char *key, const char *expected, agl_error *err)
+static agl_status expect_string(const section *from, const char *key, const char *expected,
+                                agl_error *err)
 {
     const char *value = expected;
     AGL_TRY(agl_json_get_string(&value, from->object, key, false, from->name, err));
     if (strcmp(value, expected) != 0) {
-        return agl_fail(err, AGL_ERR_UNSUPPORTED, "%s: %s is \"%.60s\", \"%s\" expected", from->name,
-                        key, value, expected);
+        return agl_fail(err, AGL_ERR_UNSUPPORTED, "%s: %s is \"%.60s\", \"%s\" expected",
+                        from->name, key, value, expected);
     }
     return AGL_OK;
 }
@@ -93,15 +97,16 @@ static agl_status divides(const section *from, const char *key, int64_t value, c
                           int64_t of, agl_error *err)
 {
     if (of % value == 0) return AGL_OK;
-    return agl_fail(err, AGL_ERR_ARGUMENT, "%s: %s is %lld, a divisor of %s (%lld) expected", from->name,
-                    key, (long long)value, of_key, (long long)of);
+    return agl_fail(err, AGL_ERR_ARGUMENT, "%s: %s is %lld, a divisor of %s (%lld) expected",
+                    from->name, key, (long long)value, of_key, (long long)of);
 }
 
 static agl_status check_head_dim(const section *from, int64_t head_dim, agl_error *err)
 {
     if (head_dim % 4 == 0 && head_dim <= HEAD_DIM_MAX) return AGL_OK;
-    return agl_fail(err, AGL_ERR_UNSUPPORTED, "%s: heads have %lld dimensions, a multiple of 4 up to %d expected",
-                    from->name, (long long)head_dim, HEAD_DIM_MAX);
+    return agl_fail(err, AGL_ERR_UNSUPPORTED,
+                    "%s: heads have %lld dimensions, a multiple of 4 up to %d expected", from->name,
+                    (long long)head_dim, HEAD_DIM_MAX);
 }
 
 /* ---- architecture, number format, quantisation ------------------------------ */
@@ -118,14 +123,16 @@ static agl_status read_architecture(agl_config *out, const section *root, agl_er
                         root->name, ARCHITECTURE);
     }
     if (strcmp(name, ARCHITECTURE) != 0) {
-        return agl_fail(err, AGL_ERR_UNSUPPORTED, "%s: architectures is [\"%.60s\"], [\"%s\"] expected",
-                        root->name, name, ARCHITECTURE);
+        return agl_fail(err, AGL_ERR_UNSUPPORTED,
+                        "%s: architectures is [\"%.60s\"], [\"%s\"] expected", root->name, name,
+                        ARCHITECTURE);
     }
     snprintf(out->architecture, sizeof out->architecture, "%s", name);
     return AGL_OK;
 }
 
-static agl_status read_dtype(agl_config *out, const section *root, const section *text, agl_error *err)
+static agl_status read_dtype(agl_config *out, const section *root, const section *text,
+                             agl_error *err)
 {
     static const struct { const char *name; agl_dtype dtype; } NAMES[] = {
         {"bfloat16", AGL_BF16}, {"float16", AGL_F16}, {"float32", AGL_F32},
@@ -144,21 +151,25 @@ static agl_status read_dtype(agl_config *out, const section *root, const section
                 return AGL_OK;
             }
         }
-        return agl_fail(err, AGL_ERR_UNSUPPORTED, "%s: %s is \"%.60s\", bfloat16, float16 or float32 expected",
-                        place->name, key, name);
+        return agl_fail(err, AGL_ERR_UNSUPPORTED,
+                        "%s: %s is \"%.60s\", bfloat16, float16 or float32 expected", place->name,
+                        key, name);
     }
-    return agl_fail(err, AGL_ERR_NOT_FOUND, "%s: dtype is missing, bfloat16, float16 or float32 expected",
-                    root->name);
+    return agl_fail(err, AGL_ERR_NOT_FOUND,
+                    "%s: dtype is missing, bfloat16, float16 or float32 expected", root->name);
 }
 
-static agl_status read_quantization(agl_config *out, const section *root, const section *text, agl_error *err)
+static agl_status read_quantization(agl_config *out, const section *root, const section *text,
+                                    agl_error *err)
 {
     section quantization;
     AGL_TRY(subsection(&quantization, root, "quantization_config", err));
-    if (quantization.object == NULL) AGL_TRY(subsection(&quantization, text, "quantization_config", err));
+    if (quantization.object == NULL)
+        AGL_TRY(subsection(&quantization, text, "quantization_config", err));
     if (quantization.object == NULL) return AGL_OK;
     const char *method = NULL;
-    AGL_TRY(agl_json_get_string(&method, quantization.object, "quant_method", true, quantization.name, err));
+    AGL_TRY(agl_json_get_string(&method, quantization.object, "quant_method", true,
+                                quantization.name, err));
     snprintf(out->quant_method, sizeof out->quant_method, "%s", method);
     return AGL_OK;
 }
@@ -167,19 +178,20 @@ static agl_status read_quantization(agl_config *out, const section *root, const 
 
 /* A number that stands in rope_parameters (new layout), beside it in text_config (old
  * layout), or in both with the same value. */
-static agl_status get_either(double *out, const section *joined, const section *beside, const char *key,
-                             double min, double max, agl_error *err)
+static agl_status get_either(double *out, const section *joined, const section *beside,
+                             const char *key, double min, double max, agl_error *err)
 {
     double first = NAN, second = NAN;
     AGL_TRY(agl_json_get_double(&first, joined->object, key, min, max, false, joined->name, err));
     AGL_TRY(agl_json_get_double(&second, beside->object, key, min, max, false, beside->name, err));
     if (isnan(first) && isnan(second)) {
-        return agl_fail(err, AGL_ERR_NOT_FOUND, "%s: %s is missing, a number expected there or in rope_parameters",
+        return agl_fail(err, AGL_ERR_NOT_FOUND,
+                        "%s: %s is missing, a number expected there or in rope_parameters",
                         beside->name, key);
     }
     if (!isnan(first) && !isnan(second) && first != second) {
-        return agl_fail(err, AGL_ERR_FORMAT, "%s: %s is %g, %g expected as in rope_parameters", beside->name,
-                        key, second, first);
+        return agl_fail(err, AGL_ERR_FORMAT, "%s: %s is %g, %g expected as in rope_parameters",
+                        beside->name, key, second, first);
     }
     *out = isnan(first) ? second : first;
     return AGL_OK;
@@ -198,7 +210,8 @@ static agl_status read_mrope_section(agl_text_config *text, const section *rope,
     int64_t sum = 0;
     for (size_t axis = 0; valid && axis < 3; axis++) {
         struct json_object *entry = json_object_array_get_idx(list, axis);
-        int64_t pairs = json_object_is_type(entry, json_type_int) ? json_object_get_int64(entry) : -1;
+        int64_t pairs =
+            json_object_is_type(entry, json_type_int) ? json_object_get_int64(entry) : -1;
         valid = pairs >= 0 && pairs <= AGL_ROPE_PAIRS_MAX;
         text->mrope_section[axis] = (int32_t)pairs;
         sum += pairs;
@@ -206,7 +219,8 @@ static agl_status read_mrope_section(agl_text_config *text, const section *rope,
     if (valid && sum == text->rope_pairs) return AGL_OK;
     return agl_fail(err, list == NULL ? AGL_ERR_NOT_FOUND : AGL_ERR_FORMAT,
                     "%s: mrope_section is %.60s, three counts with sum %lld expected", rope->name,
-                    list == NULL ? "missing" : json_object_to_json_string_ext(list, JSON_C_TO_STRING_PLAIN),
+                    list == NULL ? "missing"
+                                 : json_object_to_json_string_ext(list, JSON_C_TO_STRING_PLAIN),
                     (long long)text->rope_pairs);
 }
 
@@ -225,24 +239,30 @@ static agl_status read_rope(agl_text_config *text, const section *from, agl_erro
     text->rope_pairs = rotary / 2;
     if (rotary % 2 != 0 || text->rope_pairs < 1 || text->rope_pairs > AGL_ROPE_PAIRS_MAX) {
         return agl_fail(err, AGL_ERR_UNSUPPORTED,
-                        "%s: partial_rotary_factor is %g, an even number of 2 to %d rotated dimensions of %lld expected",
+                        "%s: partial_rotary_factor is %g, an even number of 2 to %d rotated "
+                        "dimensions of %lld expected",
                         from->name, factor, 2 * AGL_ROPE_PAIRS_MAX, (long long)text->head_dim);
     }
-    const section *holder = agl_json_member(joined.object, "mrope_section") != NULL ? &joined : &scaling;
+    const section *holder =
+        agl_json_member(joined.object, "mrope_section") != NULL ? &joined : &scaling;
     AGL_TRY(read_mrope_section(text, holder, err));
     if (holder == &joined && agl_json_member(scaling.object, "mrope_section") != NULL) {
         agl_text_config beside = *text;
         AGL_TRY(read_mrope_section(&beside, &scaling, err));
         if (memcmp(beside.mrope_section, text->mrope_section, sizeof text->mrope_section) != 0) {
-            return agl_fail(err, AGL_ERR_FORMAT, "%s: mrope_section is [%d,%d,%d], [%d,%d,%d] expected as in rope_parameters",
-                            scaling.name, beside.mrope_section[0], beside.mrope_section[1], beside.mrope_section[2],
-                            text->mrope_section[0], text->mrope_section[1], text->mrope_section[2]);
+            return agl_fail(
+                err, AGL_ERR_FORMAT,
+                "%s: mrope_section is [%d,%d,%d], [%d,%d,%d] expected as in rope_parameters",
+                scaling.name, beside.mrope_section[0], beside.mrope_section[1],
+                beside.mrope_section[2], text->mrope_section[0], text->mrope_section[1],
+                text->mrope_section[2]);
         }
     }
     return AGL_OK;
 }
 
-static agl_status read_text(agl_config *out, const section *root, const section *from, agl_error *err)
+static agl_status read_text(agl_config *out, const section *root, const section *from,
+                            agl_error *err)
 {
     agl_text_config *text = &out->text;
     double eps;
@@ -253,15 +273,18 @@ static agl_status read_text(agl_config *out, const section *root, const section 
     AGL_TRY(get_int(&text->intermediate, from, "intermediate_size", SIDE_MAX, err));
     AGL_TRY(get_int(&text->vocab, from, "vocab_size", SIDE_MAX, err));
     AGL_TRY(get_int(&text->max_positions, from, "max_position_embeddings", SIDE_MAX, err));
-    AGL_TRY(divides(from, "num_key_value_heads", text->kv_heads, "num_attention_heads", text->heads, err));
+    AGL_TRY(divides(from, "num_key_value_heads", text->kv_heads, "num_attention_heads", text->heads,
+                    err));
     if (agl_json_member(from->object, "head_dim") != NULL) {
         AGL_TRY(get_int(&text->head_dim, from, "head_dim", SIDE_MAX, err));
     } else {
-        AGL_TRY(divides(from, "num_attention_heads", text->heads, "hidden_size", text->hidden, err));
+        AGL_TRY(
+            divides(from, "num_attention_heads", text->heads, "hidden_size", text->hidden, err));
         text->head_dim = text->hidden / text->heads;
     }
     AGL_TRY(check_head_dim(from, text->head_dim, err));
-    AGL_TRY(agl_json_get_double(&eps, from->object, "rms_norm_eps", 0.0, 1.0, true, from->name, err));
+    AGL_TRY(
+        agl_json_get_double(&eps, from->object, "rms_norm_eps", 0.0, 1.0, true, from->name, err));
     text->rms_eps = (float)eps;
     AGL_TRY(expect_string(from, "hidden_act", "silu", err));
     /* The reference builds q, k, v with a bias and o without, whatever the flag says. */
@@ -296,17 +319,20 @@ static agl_status read_vision(agl_config *out, const section *from, agl_error *e
     AGL_TRY(divides(from, "num_heads", vision->heads, "hidden_size", vision->hidden, err));
     vision->head_dim = vision->hidden / vision->heads;
     AGL_TRY(check_head_dim(from, vision->head_dim, err));
-    AGL_TRY(agl_json_get_double(&eps, from->object, "rms_norm_eps", 0.0, 1.0, true, from->name, err));
+    AGL_TRY(
+        agl_json_get_double(&eps, from->object, "rms_norm_eps", 0.0, 1.0, true, from->name, err));
     vision->rms_eps = (float)eps;
     /* The reference gives the blocks' MLP the output's width; intermediate_size is the merger's. */
     vision->mlp = vision->out_hidden;
     vision->position_side = image_size / vision->patch;
     if (vision->position_side < 1) {
-        return agl_fail(err, AGL_ERR_ARGUMENT, "%s: image_size is %lld, at least patch_size (%lld) expected",
-                        from->name, (long long)image_size, (long long)vision->patch);
+        return agl_fail(err, AGL_ERR_ARGUMENT,
+                        "%s: image_size is %lld, at least patch_size (%lld) expected", from->name,
+                        (long long)image_size, (long long)vision->patch);
     }
     if (vision->out_hidden != out->text.hidden) {
-        return agl_fail(err, AGL_ERR_FORMAT, "%s: out_hidden_size is %lld, the text's hidden_size %lld expected",
+        return agl_fail(err, AGL_ERR_FORMAT,
+                        "%s: out_hidden_size is %lld, the text's hidden_size %lld expected",
                         from->name, (long long)vision->out_hidden, (long long)out->text.hidden);
     }
     AGL_TRY(expect_string(from, "hidden_act", "silu", err));
@@ -314,18 +340,21 @@ static agl_status read_vision(agl_config *out, const section *from, agl_error *e
 
     section rope;
     AGL_TRY(subsection(&rope, from, "rope_parameters", err));
-    AGL_TRY(agl_json_get_double(&theta, rope.object, "rope_theta", 1.0, 1e12, false, rope.name, err));
+    AGL_TRY(
+        agl_json_get_double(&theta, rope.object, "rope_theta", 1.0, 1e12, false, rope.name, err));
     if (theta != VISION_THETA) {
-        return agl_fail(err, AGL_ERR_UNSUPPORTED, "%s: rope_theta is %g, %g expected", rope.name, theta, VISION_THETA);
+        return agl_fail(err, AGL_ERR_UNSUPPORTED, "%s: rope_theta is %g, %g expected", rope.name,
+                        theta, VISION_THETA);
     }
     return AGL_OK;
 }
 
-static agl_status read_token(int32_t *out, const agl_config *config, const section *root, const char *key,
-                             agl_error *err)
+static agl_status read_token(int32_t *out, const agl_config *config, const section *root,
+                             const char *key, agl_error *err)
 {
     int64_t token;
-    AGL_TRY(agl_json_get_int(&token, root->object, key, 0, config->text.vocab - 1, true, root->name, err));
+    AGL_TRY(agl_json_get_int(&token, root->object, key, 0, config->text.vocab - 1, true, root->name,
+                             err));
     *out = (int32_t)token;
     return AGL_OK;
 }
@@ -340,15 +369,18 @@ static agl_status read_eos(agl_config *out, const section *from, agl_error *err)
     bool is_list = json_object_is_type(value, json_type_array);
     size_t count = is_list ? json_object_array_length(value) : 1;
     if (count < 1 || count > AGL_EOS_MAX) {
-        return agl_fail(err, AGL_ERR_LIMIT, "%s: eos_token_id has %zu entries, 1 to %d expected", from->name,
-                        count, AGL_EOS_MAX);
+        return agl_fail(err, AGL_ERR_LIMIT, "%s: eos_token_id has %zu entries, 1 to %d expected",
+                        from->name, count, AGL_EOS_MAX);
     }
     for (size_t i = 0; i < count; i++) {
         struct json_object *entry = is_list ? json_object_array_get_idx(value, i) : value;
-        int64_t token = json_object_is_type(entry, json_type_int) ? json_object_get_int64(entry) : -1;
+        int64_t token =
+            json_object_is_type(entry, json_type_int) ? json_object_get_int64(entry) : -1;
         if (token < 0 || token >= out->text.vocab) {
-            return agl_fail(err, AGL_ERR_FORMAT, "%s: eos_token_id is %.60s, token ids below %lld expected", from->name,
-                            json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN), (long long)out->text.vocab);
+            return agl_fail(err, AGL_ERR_FORMAT,
+                            "%s: eos_token_id is %.60s, token ids below %lld expected", from->name,
+                            json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN),
+                            (long long)out->text.vocab);
         }
         out->eos[i] = (int32_t)token;
     }
@@ -356,8 +388,8 @@ static agl_status read_eos(agl_config *out, const section *from, agl_error *err)
     return AGL_OK;
 }
 
-static agl_status read_float(float *out, const section *from, const char *key, double min, double max,
-                             agl_error *err)
+static agl_status read_float(float *out, const section *from, const char *key, double min,
+                             double max, agl_error *err)
 {
     double value = (double)*out;
     AGL_TRY(agl_json_get_double(&value, from->object, key, min, max, false, from->name, err));
@@ -374,7 +406,8 @@ static agl_status read_generation(agl_config *out, const section *root, const se
     AGL_TRY(read_float(&out->top_p, generation, "top_p", 0.0, 1.0, err));
     AGL_TRY(read_float(&out->min_p, generation, "min_p", 0.0, 1.0, err));
     AGL_TRY(read_float(&out->repetition_penalty, generation, "repetition_penalty", 1e-3, 1e3, err));
-    AGL_TRY(agl_json_get_int(&top_k, generation->object, "top_k", -1, INT32_MAX, false, generation->name, err));
+    AGL_TRY(agl_json_get_int(&top_k, generation->object, "top_k", -1, INT32_MAX, false,
+                             generation->name, err));
     AGL_TRY(agl_json_get_int(&tokens, generation->object, "max_new_tokens", 1, INT32_MAX, false,
                              generation->name, err));
     out->top_k = (int32_t)top_k;
@@ -385,27 +418,31 @@ static agl_status read_generation(agl_config *out, const section *root, const se
         AGL_TRY(read_eos(out, places[i], err));
     }
     if (out->eos_count > 0) return AGL_OK;
-    return agl_fail(err, AGL_ERR_NOT_FOUND, "%s: eos_token_id is missing, token ids expected there or in %s",
+    return agl_fail(err, AGL_ERR_NOT_FOUND,
+                    "%s: eos_token_id is missing, token ids expected there or in %s",
                     generation->name, root->name);
 }
 
 /* ---- image processor -------------------------------------------------------- */
 
-static agl_status read_three(float out[3], const section *from, const char *key, double min, agl_error *err)
+static agl_status read_three(float out[3], const section *from, const char *key, double min,
+                             agl_error *err)
 {
     struct json_object *list = agl_json_member(from->object, key);
     bool valid = json_object_is_type(list, json_type_array) && json_object_array_length(list) == 3;
     for (size_t i = 0; valid && i < 3; i++) {
         struct json_object *entry = json_object_array_get_idx(list, i);
         double value = json_object_get_double(entry);
-        valid = (json_object_is_type(entry, json_type_double) || json_object_is_type(entry, json_type_int)) &&
+        valid = (json_object_is_type(entry, json_type_double) ||
+                 json_object_is_type(entry, json_type_int)) &&
                 value >= min && value <= 1e3;
         out[i] = (float)value;
     }
     if (valid) return AGL_OK;
     return agl_fail(err, list == NULL ? AGL_ERR_NOT_FOUND : AGL_ERR_FORMAT,
                     "%s: %s is %.60s, three numbers expected", from->name, key,
-                    list == NULL ? "missing" : json_object_to_json_string_ext(list, JSON_C_TO_STRING_PLAIN));
+                    list == NULL ? "missing"
+                                 : json_object_to_json_string_ext(list, JSON_C_TO_STRING_PLAIN));
 }
 
 static agl_status read_image(agl_config *out, const section *from, agl_error *err)
@@ -422,7 +459,8 @@ static agl_status read_image(agl_config *out, const section *from, agl_error *er
         AGL_TRY(get_int(&image->pixels_max, &size, "longest_edge", AREA_MAX, err));
     }
     if (image->pixels_min > image->pixels_max) {
-        return agl_fail(err, AGL_ERR_FORMAT, "%s: shortest_edge is %lld, at most longest_edge (%lld) expected",
+        return agl_fail(err, AGL_ERR_FORMAT,
+                        "%s: shortest_edge is %lld, at most longest_edge (%lld) expected",
                         size.name, (long long)image->pixels_min, (long long)image->pixels_max);
     }
     AGL_TRY(read_three(image->mean, from, "image_mean", -1e3, err));
@@ -436,9 +474,11 @@ static agl_status read_image(agl_config *out, const section *from, agl_error *er
     AGL_TRY(expect_int(from, "merge_size", out->vision.merge, err));
     AGL_TRY(expect_int(from, "temporal_patch_size", out->vision.frames, err));
     double factor = 1.0 / 255.0;
-    AGL_TRY(agl_json_get_double(&factor, from->object, "rescale_factor", 0.0, 1e3, false, from->name, err));
+    AGL_TRY(agl_json_get_double(&factor, from->object, "rescale_factor", 0.0, 1e3, false,
+                                from->name, err));
     if (fabs(factor * 255.0 - 1.0) > 1e-6) {
-        return agl_fail(err, AGL_ERR_UNSUPPORTED, "%s: rescale_factor is %g, 1/255 expected", from->name, factor);
+        return agl_fail(err, AGL_ERR_UNSUPPORTED, "%s: rescale_factor is %g, 1/255 expected",
+                        from->name, factor);
     }
     return AGL_OK;
 }
@@ -460,7 +500,8 @@ static agl_status load_image(agl_config *out, const char *dir, agl_error *err)
         file.object = owner;
         status = subsection(&inner, &file, "image_processor", err);
         if (status == AGL_OK && inner.object == NULL) {
-            status = agl_fail(err, AGL_ERR_NOT_FOUND, "%s: image_processor is missing, an object expected", file.name);
+            status = agl_fail(err, AGL_ERR_NOT_FOUND,
+                              "%s: image_processor is missing, an object expected", file.name);
         }
         if (status == AGL_OK) status = read_image(out, &inner, err);
     }
@@ -470,14 +511,16 @@ static agl_status load_image(agl_config *out, const char *dir, agl_error *err)
 
 /* ---- all together ----------------------------------------------------------- */
 
-static agl_status read_config(agl_config *out, const section *root, const section *generation, agl_error *err)
+static agl_status read_config(agl_config *out, const section *root, const section *generation,
+                              agl_error *err)
 {
     section text, vision;
     AGL_TRY(read_architecture(out, root, err));
     AGL_TRY(subsection(&text, root, "text_config", err));
     AGL_TRY(subsection(&vision, root, "vision_config", err));
     if (text.object == NULL) {
-        return agl_fail(err, AGL_ERR_NOT_FOUND, "%s: text_config is missing, an object expected", root->name);
+        return agl_fail(err, AGL_ERR_NOT_FOUND, "%s: text_config is missing, an object expected",
+                        root->name);
     }
     AGL_TRY(read_dtype(out, root, &text, err));
     AGL_TRY(read_quantization(out, root, &text, err));

@@ -61,7 +61,8 @@ static void describe_text(json *out, const agl_text_config *text)
     put_float(out, "rope_theta", text->rope_theta);
     put_int(out, "rope_dimensions", 2 * text->rope_pairs);
     json *sections = json_object_new_array();
-    for (int i = 0; i < 3; i++) json_object_array_add(sections, json_object_new_int(text->mrope_section[i]));
+    for (int i = 0; i < 3; i++)
+        json_object_array_add(sections, json_object_new_int(text->mrope_section[i]));
     json_object_object_add(out, "mrope_section", sections);
     json_object_object_add(out, "tied_embeddings", json_object_new_boolean(text->tie_embeddings));
 }
@@ -93,7 +94,8 @@ static void describe_config(json *report, const agl_config *config)
     if (config->has_vision) describe_vision(report, config);
     json *generation = put_object(report, "generation");
     json *eos = json_object_new_array();
-    for (int i = 0; i < config->eos_count; i++) json_object_array_add(eos, json_object_new_int(config->eos[i]));
+    for (int i = 0; i < config->eos_count; i++)
+        json_object_array_add(eos, json_object_new_int(config->eos[i]));
     json_object_object_add(generation, "eos_tokens", eos);
     put_float(generation, "temperature", (double)config->temperature);
     put_float(generation, "top_p", (double)config->top_p);
@@ -101,7 +103,8 @@ static void describe_config(json *report, const agl_config *config)
     put_float(generation, "repetition_penalty", (double)config->repetition_penalty);
     if (config->top_k >= 0) put_int(generation, "top_k", config->top_k);
     if (config->max_new_tokens >= 0) put_int(generation, "max_new_tokens", config->max_new_tokens);
-    put_int(report, "kv_bytes_per_token", (int64_t)agl_model_kv_bytes_per_token(config, config->dtype));
+    put_int(report, "kv_bytes_per_token",
+            (int64_t)agl_model_kv_bytes_per_token(config, config->dtype));
 }
 
 /* ---- weights ---------------------------------------------------------------- */
@@ -120,7 +123,8 @@ static int part_of(const char *standard_name)
         {"lm_head.", LM_HEAD}, {"model.visual.", VISION},
     };
     for (size_t i = 0; i < AGL_COUNT(PREFIXES); i++) {
-        if (strncmp(standard_name, PREFIXES[i].prefix, strlen(PREFIXES[i].prefix)) == 0) return PREFIXES[i].part;
+        if (strncmp(standard_name, PREFIXES[i].prefix, strlen(PREFIXES[i].prefix)) == 0)
+            return PREFIXES[i].part;
     }
     return OTHER;
 }
@@ -147,7 +151,11 @@ static void put_tallies(json *report, const char *key, const tally *tallies, siz
 
 static void describe_tensors(json *report, const agl_tensor_map *map)
 {
-    tally parts[PART_COUNT] = {{.key = "embed"}, {.key = "layers"}, {.key = "lm_head"}, {.key = "vision"}, {.key = "other"}};
+    tally parts[PART_COUNT] = {{.key = "embed"},
+                               {.key = "layers"},
+                               {.key = "lm_head"},
+                               {.key = "vision"},
+                               {.key = "other"}};
     tally dtypes[AGL_DTYPE_COUNT] = {0}, all = {0};
     for (int i = 0; i < AGL_DTYPE_COUNT; i++) dtypes[i].key = agl_dtype_name((agl_dtype)i);
     for (size_t i = 0; i < map->count; i++) {
@@ -164,7 +172,8 @@ static void describe_tensors(json *report, const agl_tensor_map *map)
 }
 
 /* Would every tensor find its place? */
-static agl_status check_names(const char *dir, const agl_config *config, agl_tensor_map *map, agl_error *err)
+static agl_status check_names(const char *dir, const agl_config *config, agl_tensor_map *map,
+                              agl_error *err)
 {
     agl_text_network text = {0};
     agl_vision_network vision = {0};
@@ -207,13 +216,16 @@ static void describe_root(json *report, json *root)
 {
     json *text = agl_json_member(root, "text_config");
     json *architectures = agl_json_member(root, "architectures"), *places[] = {root, text};
-    json *first = json_object_is_type(architectures, json_type_array) ? json_object_array_get_idx(architectures, 0) : NULL;
+    json *first = json_object_is_type(architectures, json_type_array)
+                      ? json_object_array_get_idx(architectures, 0)
+                      : NULL;
     const char *dtype = NULL;
     for (size_t i = 0; dtype == NULL && i < 2; i++) {
         dtype = text_of(places[i], "dtype");
         if (dtype == NULL) dtype = text_of(places[i], "torch_dtype");
     }
-    put_text(report, "architecture", json_object_is_type(first, json_type_string) ? json_object_get_string(first) : NULL);
+    put_text(report, "architecture",
+             json_object_is_type(first, json_type_string) ? json_object_get_string(first) : NULL);
     put_text(report, "model_type", text_of(root, "model_type"));
     put_text(report, "dtype", dtype);
     json *quantization = agl_json_member(root, "quantization_config");
@@ -226,7 +238,8 @@ agl_status agl_model_inspect(char **out, const char *dir, agl_error *err)
     char path[4352];
     *out = NULL;
     int bytes = snprintf(path, sizeof path, "%s/config.json", dir);
-    if (bytes < 0 || (size_t)bytes >= sizeof path) return agl_fail(err, AGL_ERR_LIMIT, "%.80s...: path is too long", dir);
+    if (bytes < 0 || (size_t)bytes >= sizeof path)
+        return agl_fail(err, AGL_ERR_LIMIT, "%.80s...: path is too long", dir);
     json *root;
     AGL_TRY(agl_json_load(&root, path, FILE_BYTES_MAX, err));
     json *report = json_object_new_object(), *refused = json_object_new_array();
@@ -241,13 +254,15 @@ agl_status agl_model_inspect(char **out, const char *dir, agl_error *err)
         refuse(refused, &reason);
     }
     if (is_readable && config.quant_method[0] != '\0') {
-        agl_fail(&reason, AGL_ERR_UNSUPPORTED, "%s: quantized checkpoints (%s) are not supported by this build yet", dir,
+        agl_fail(&reason, AGL_ERR_UNSUPPORTED,
+                 "%s: quantized checkpoints (%s) are not supported by this build yet", dir,
                  config.quant_method);
         refuse(refused, &reason);
     }
     describe_weights(report, refused, dir, is_readable ? &config : NULL);
     json_object_object_add(report, "refused", refused);
-    *out = strdup(json_object_to_json_string_ext(report, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+    *out = strdup(json_object_to_json_string_ext(report, JSON_C_TO_STRING_PLAIN |
+                                                             JSON_C_TO_STRING_NOSLASHESCAPE));
     json_object_put(report);
     json_object_put(root);
     return *out != NULL ? AGL_OK : agl_fail(err, AGL_ERR_MEMORY, "%s: no memory for a report", dir);

@@ -47,8 +47,8 @@ uint64_t agl_model_kv_bytes_per_token(const agl_config *config, agl_dtype kv_dty
            agl_dtype_bytes(kv_dtype);
 }
 
-agl_status agl_model_plan_make(agl_model_plan *out, const agl_config *config, const agl_model_options *options,
-                               const agl_backend *backend)
+agl_status agl_model_plan_make(agl_model_plan *out, const agl_config *config,
+                               const agl_model_options *options, const agl_backend *backend)
 {
     agl_weight_loader counter;
     agl_text_scratch text;
@@ -57,7 +57,8 @@ agl_status agl_model_plan_make(agl_model_plan *out, const agl_config *config, co
     AGL_TRY(count_weights(&counter, config, options));
     size_t value_bytes = agl_dtype_bytes(backend->activation);
     agl_text_scratch_carve(&text, config, options, value_bytes, &text_carver);
-    if (has_tower(config, options)) agl_vision_scratch_carve(&vision, config, options, value_bytes, &vision_carver);
+    if (has_tower(config, options))
+        agl_vision_scratch_carve(&vision, config, options, value_bytes, &vision_carver);
     *out = (agl_model_plan){
         .weight_bytes = counter.bytes,
         .activation_bytes = text_carver.bytes,
@@ -70,32 +71,38 @@ agl_status agl_model_plan_make(agl_model_plan *out, const agl_config *config, co
 
 /* ---- creation --------------------------------------------------------------- */
 
-static agl_status check_options(const agl_config *config, const agl_model_options *options, agl_error *err)
+static agl_status check_options(const agl_config *config, const agl_model_options *options,
+                                agl_error *err)
 {
     agl_dtype dtype = weight_dtype(config, options);
     if (config->quant_method[0] != '\0') {
-        return agl_fail(err, AGL_ERR_UNSUPPORTED, "%s: quantized checkpoints (%s) are not supported by this build yet",
+        return agl_fail(err, AGL_ERR_UNSUPPORTED,
+                        "%s: quantized checkpoints (%s) are not supported by this build yet",
                         options->dir, config->quant_method);
     }
     if (dtype != AGL_F32 && dtype != AGL_BF16 && dtype != AGL_F16) {
-        return agl_fail(err, AGL_ERR_UNSUPPORTED, "dtype is %s, float32, bfloat16 or float16 expected",
+        return agl_fail(err, AGL_ERR_UNSUPPORTED,
+                        "dtype is %s, float32, bfloat16 or float16 expected",
                         agl_dtype_name(dtype));
     }
     assert(options->rows_max >= 1 && options->logit_rows_max >= 1 && options->patches_max >= 0);
     return AGL_OK;
 }
 
-static agl_status reserve_scratch(agl_model *model, const agl_model_options *options, agl_error *err)
+static agl_status reserve_scratch(agl_model *model, const agl_model_options *options,
+                                  agl_error *err)
 {
     const agl_backend_ops *ops = model->backend->ops;
     size_t value_bytes = agl_dtype_bytes(model->backend->activation);
     agl_model_plan plan;
     AGL_TRY(agl_model_plan_make(&plan, model->config, options, model->backend));
-    AGL_TRY(ops->alloc(model->backend, &model->text_memory, plan.activation_bytes, AGL_MEMORY_ACTIVATIONS, err));
+    AGL_TRY(ops->alloc(model->backend, &model->text_memory, plan.activation_bytes,
+                       AGL_MEMORY_ACTIVATIONS, err));
     agl_text_scratch_carve(&model->text_scratch, model->config, options, value_bytes,
                            &(agl_carver){.base = model->text_memory});
     if (!has_tower(model->config, options)) return AGL_OK;
-    AGL_TRY(ops->alloc(model->backend, &model->vision_memory, plan.vision_bytes, AGL_MEMORY_VISION, err));
+    AGL_TRY(ops->alloc(model->backend, &model->vision_memory, plan.vision_bytes, AGL_MEMORY_VISION,
+                       err));
     agl_vision_scratch_carve(&model->vision_scratch, model->config, options, value_bytes,
                              &(agl_carver){.base = model->vision_memory});
     int32_t *host = calloc((size_t)options->patches_max * 2, sizeof *host);
@@ -104,8 +111,8 @@ static agl_status reserve_scratch(agl_model *model, const agl_model_options *opt
                                             (long long)options->patches_max);
 }
 
-static agl_status load_networks(agl_model *model, agl_weight_loader *loader, const agl_model_options *options,
-                                agl_error *err)
+static agl_status load_networks(agl_model *model, agl_weight_loader *loader,
+                                const agl_model_options *options, agl_error *err)
 {
     AGL_TRY(agl_text_load(&model->text, model->config, loader, err));
     if (!model->config->has_vision) return AGL_OK;
@@ -115,9 +122,12 @@ static agl_status load_networks(agl_model *model, agl_weight_loader *loader, con
 
 static agl_status load_weights(agl_model *model, const agl_model_options *options, agl_error *err)
 {
-    agl_weight_loader counter, loader = {
-        .dir = options->dir, .backend = model->backend, .dtype = weight_dtype(model->config, options),
-        .seed = options->seed, .progress = options->progress, .progress_user = options->progress_user};
+    agl_weight_loader counter, loader = {.dir = options->dir,
+                                         .backend = model->backend,
+                                         .dtype = weight_dtype(model->config, options),
+                                         .seed = options->seed,
+                                         .progress = options->progress,
+                                         .progress_user = options->progress_user};
     agl_tensor_map map = {0};
     AGL_TRY(count_weights(&counter, model->config, options));
     loader.parameters_total = counter.parameters;
@@ -127,9 +137,11 @@ static agl_status load_weights(agl_model *model, const agl_model_options *option
         loader.map = &map;
     }
     agl_status status = agl_thread_pool_create(&loader.pool, 0, err);
-    if (status == AGL_OK) status = model->backend->ops->stream_create(model->backend, &loader.stream, err);
+    if (status == AGL_OK)
+        status = model->backend->ops->stream_create(model->backend, &loader.stream, err);
     if (status == AGL_OK) status = load_networks(model, &loader, options, err);
-    if (status == AGL_OK && !options->dummy) status = agl_tensor_map_check_used(&map, options->dir, err);
+    if (status == AGL_OK && !options->dummy)
+        status = agl_tensor_map_check_used(&map, options->dir, err);
     model->blocks = loader.blocks;
     if (loader.stream != NULL) model->backend->ops->stream_destroy(loader.stream);
     agl_thread_pool_destroy(loader.pool);

@@ -114,21 +114,40 @@ typedef struct {
 void *agl_carver_take(agl_carver *carver, int64_t rows, int64_t columns, size_t value_bytes);
 
 /* The lists of weights. With a counting loader the networks' arrays stay NULL. */
-agl_status agl_text_load(agl_text_network *text, const agl_config *config, agl_weight_loader *loader, agl_error *err);
-agl_status agl_vision_load(agl_vision_network *vision, const agl_config *config, agl_weight_loader *loader,
-                           agl_error *err);
+agl_status agl_text_load(agl_text_network *text, const agl_config *config,
+                         agl_weight_loader *loader, agl_error *err);
+agl_status agl_vision_load(agl_vision_network *vision, const agl_config *config,
+                           agl_weight_loader *loader, agl_error *err);
 void agl_text_unload(agl_text_network *text, const agl_config *config, agl_backend *backend);
 void agl_vision_unload(agl_vision_network *vision, const agl_config *config, agl_backend *backend);
 
-void agl_text_scratch_carve(agl_text_scratch *scratch, const agl_config *config, const agl_model_options *options,
-                            size_t value_bytes, agl_carver *carver);
+void agl_text_scratch_carve(agl_text_scratch *scratch, const agl_config *config,
+                            const agl_model_options *options, size_t value_bytes,
+                            agl_carver *carver);
 void agl_vision_scratch_carve(agl_vision_scratch *scratch, const agl_config *config,
-                              const agl_model_options *options, size_t value_bytes, agl_carver *carver);
+                              const agl_model_options *options, size_t value_bytes,
+                              agl_carver *carver);
 
 /* Row `row` of an activation matrix of `width` columns. */
 static inline void *agl_row(const agl_model *model, void *matrix, int64_t row, int64_t width)
 {
     return (char *)matrix + (size_t)(row * width) * agl_dtype_bytes(model->backend->activation);
+}
+
+/* y [rows, out] = x [rows, in] W^T + b, contiguous rows. */
+static inline agl_status agl_run_linear(agl_stream *stream, void *y, const void *x,
+                                        const agl_weight *weight, int64_t rows)
+{
+    return stream->backend->ops->linear(stream, &(agl_linear_args){
+        .x = x, .y = y, .weight = weight, .rows = rows, .x_stride = agl_weight_in(weight)});
+}
+
+/* y [rows, width] = silu(gate) * up, x [rows, gate | up]. */
+static inline agl_status agl_run_swiglu(agl_stream *stream, void *y, const void *x, int64_t rows,
+                                        int64_t width)
+{
+    return stream->backend->ops->swiglu(stream, &(agl_swiglu_args){
+        .x = x, .y = y, .rows = rows, .width = width});
 }
 
 static inline int64_t agl_max(int64_t a, int64_t b)

@@ -35,11 +35,13 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const agl_named_tensor *)a)->name, ((const agl_named_tensor *)b)->name);
 }
 
-agl_status agl_tensor_map_init(agl_tensor_map *out, const agl_weights *weights, const char *dir, agl_error *err)
+agl_status agl_tensor_map_init(agl_tensor_map *out, const agl_weights *weights, const char *dir,
+                               agl_error *err)
 {
     size_t total = agl_weights_count(weights);
     *out = (agl_tensor_map){.entries = calloc(total + 1, sizeof *out->entries)};
-    if (out->entries == NULL) return agl_fail(err, AGL_ERR_MEMORY, "%s: no memory for %zu names", dir, total);
+    if (out->entries == NULL)
+        return agl_fail(err, AGL_ERR_MEMORY, "%s: no memory for %zu names", dir, total);
     for (size_t i = 0; i < total; i++) {
         const agl_tensor *tensor = agl_weights_at(weights, i);
         char *name = standard_name(tensor->name);
@@ -52,8 +54,9 @@ agl_status agl_tensor_map_init(agl_tensor_map *out, const agl_weights *weights, 
     qsort(out->entries, out->count, sizeof *out->entries, by_name);
     for (size_t i = 1; i < out->count; i++) {
         if (strcmp(out->entries[i - 1].name, out->entries[i].name) != 0) continue;
-        agl_status status = agl_fail(err, AGL_ERR_FORMAT, "%s: tensors %s and %s are the same weight", dir,
-                                     out->entries[i - 1].tensor->name, out->entries[i].tensor->name);
+        agl_status status =
+            agl_fail(err, AGL_ERR_FORMAT, "%s: tensors %s and %s are the same weight", dir,
+                     out->entries[i - 1].tensor->name, out->entries[i].tensor->name);
         agl_tensor_map_deinit(out);
         return status;
     }
@@ -97,6 +100,7 @@ agl_status agl_tensor_map_check_used(const agl_tensor_map *map, const char *dir,
         if (count++ == 0) first = map->entries[i].tensor;
     }
     if (count == 0) return AGL_OK;
-    return agl_fail(err, AGL_ERR_FORMAT, "%s: tensor %s belongs to no part of this model (%zu such tensor%s)", dir,
+    return agl_fail(err, AGL_ERR_FORMAT,
+                    "%s: tensor %s belongs to no part of this model (%zu such tensor%s)", dir,
                     first->name, count, count == 1 ? "" : "s");
 }

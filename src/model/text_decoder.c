@@ -27,30 +27,39 @@ static int64_t qkv_width(const agl_text_config *text)
 
 /* ---- weights ---------------------------------------------------------------- */
 
-static agl_status load_layer(agl_text_layer *layer, const agl_text_config *text, agl_weight_loader *loader,
-                             agl_error *err)
+static agl_status load_layer(agl_text_layer *layer, const agl_text_config *text,
+                             agl_weight_loader *loader, agl_error *err)
 {
     int64_t hidden = text->hidden, kv_width = text->kv_heads * text->head_dim;
-    AGL_TRY(agl_weight_loader_vector(loader, &layer->input_norm, "input_layernorm.weight", hidden, 1, err));
-    AGL_TRY(agl_weight_loader_linear(loader, &layer->qkv, &(agl_linear_spec){
+    agl_linear_spec qkv = {
         .parts = {{"self_attn.q_proj", q_width(text), true},
                   {"self_attn.k_proj", kv_width, true},
-                  {"self_attn.v_proj", kv_width, true}}, .part_count = 3, .in = hidden}, err));
-    AGL_TRY(agl_weight_loader_linear(loader, &layer->output, &(agl_linear_spec){
-        .parts = {{"self_attn.o_proj", hidden, false}}, .part_count = 1, .in = q_width(text)}, err));
-    AGL_TRY(agl_weight_loader_vector(loader, &layer->post_self_attn_norm, "post_self_attn_layernorm.weight",
-                                     hidden, 1, err));
-    AGL_TRY(agl_weight_loader_vector(loader, &layer->post_attention_norm, "post_attention_layernorm.weight",
-                                     hidden, 1, err));
-    agl_linear_spec fused = {.parts = {{"mlp.gate_up_proj", 2 * text->intermediate, false}}, .part_count = 1,
-                             .in = hidden};
-    agl_linear_spec split = {.parts = {{"mlp.gate_proj", text->intermediate, false},
-                                       {"mlp.up_proj", text->intermediate, false}}, .part_count = 2, .in = hidden};
-    bool is_split = agl_weight_loader_has(loader, "mlp.gate_proj.weight");
-    AGL_TRY(agl_weight_loader_linear(loader, &layer->gate_up, is_split ? &split : &fused, err));
-    AGL_TRY(agl_weight_loader_linear(loader, &layer->down, &(agl_linear_spec){
-        .parts = {{"mlp.down_proj", hidden, false}}, .part_count = 1, .in = text->intermediate}, err));
-    return agl_weight_loader_vector(loader, &layer->post_mlp_norm, "post_mlp_layernorm.weight", hidden, 1, err);
+                  {"self_attn.v_proj", kv_width, true}},
+        .part_count = 3, .in = hidden};
+    agl_linear_spec gate_up = {
+        .parts = {{"mlp.gate_up_proj", 2 * text->intermediate, false}},
+        .part_count = 1, .in = hidden};
+    if (agl_weight_loader_has(loader, "mlp.gate_proj.weight")) {
+        gate_up = (agl_linear_spec){
+            .parts = {{"mlp.gate_proj", text->intermediate, false},
+                      {"mlp.up_proj", text->intermediate, false}},
+            .part_count = 2, .in = hidden};
+    }
+    const struct { float **out; const char *name; } norms[] = {
+        {&layer->input_norm, "input_layernorm.weight"},
+        {&layer->post_self_attn_norm, "post_self_attn_layernorm.weight"},
+        {&layer->post_attention_norm, "post_attention_layernorm.weight"},
+        {&layer->post_mlp_norm, "post_mlp_layernorm.weight"},
+    };
+    for (size_t i = 0; i < AGL_COUNT(norms); i++) {
+        AGL_TRY(agl_weight_loader_vector(loader, norms[i].out, norms[i].name, hidden, 1, err));
+    }
+    AGL_TRY(agl_weight_loader_linear(loader, &layer->qkv, &qkv, err));
+    AGL_TRY(agl_weight_loader_matrix(loader, &layer->output, "self_attn.o_proj", hidden,
+                                     q_width(text), err));
+    AGL_TRY(agl_weight_loader_linear(loader, &layer->gate_up, &gate_up, err));
+    return agl_weight_loader_matrix(loader, &layer->down, "mlp.down_proj", hidden,
+                                    text->intermediate, err);
 }
 
 /* Frequencies theta^(-2j / rotated dimensions) and the axis of each pair: contiguous blocks of
@@ -78,15 +87,15 @@ static agl_status make_rope_tables(agl_text_network *network, const agl_text_con
     return ops->stream_wait(loader->stream, err);
 }
 
-agl_status agl_text_load(agl_text_network *network, const agl_config *config, agl_weight_loader *loader, agl_error *err)
+agl_status agl_text_load(agl_text_network *network, const agl_config *config,
+                         agl_weight_loader *loader, agl_error *err)
 {
     const agl_text_config *text = &config->text;
-    agl_linear_spec head = {.parts = {{"lm_head", text->vocab, false}}, .part_count = 1, .in = text->hidden};
-    agl_linear_spec table = {.parts = {{"embed_tokens", text->vocab, false}}, .part_count = 1, .in = text->hidden};
-
+    int64_t hidden = text->hidden;
     agl_weight_loader_enter(loader, "model.language_model.");
-    AGL_TRY(agl_weight_loader_linear(loader, &network->embed, &table, err));
-    AGL_TRY(agl_weight_loader_vector(loader, &network->norm, "norm.weight", text->hidden, 1, err));
+    AGL_TRY(agl_weight_loader_matrix(loader, &network->embed, "embed_tokens", text->vocab, hidden,
+                                     err));
+    AGL_TRY(agl_weight_loader_vector(loader, &network->norm, "norm.weight", hidden, 1, err));
     if (loader->backend != NULL) {
         network->layers = calloc((size_t)text->layers, sizeof *network->layers);
         if (network->layers == NULL) return agl_fail(err, AGL_ERR_MEMORY, "no memory for layers");
@@ -94,12 +103,15 @@ agl_status agl_text_load(agl_text_network *network, const agl_config *config, ag
     }
     for (int64_t i = 0; i < text->layers; i++) {
         agl_text_layer counted = {0};
+        agl_text_layer *layer = loader->backend != NULL ? &network->layers[i] : &counted;
         agl_weight_loader_enter(loader, "model.language_model.layers.%lld.", (long long)i);
-        AGL_TRY(load_layer(loader->backend != NULL ? &network->layers[i] : &counted, text, loader, err));
+        AGL_TRY(load_layer(layer, text, loader, err));
     }
     agl_weight_loader_enter(loader, "%s", "");
-    bool has_head = !text->tie_embeddings || agl_weight_loader_has(loader, "lm_head.weight");
-    if (has_head) return agl_weight_loader_linear(loader, &network->lm_head, &head, err);
+    if (!text->tie_embeddings || agl_weight_loader_has(loader, "lm_head.weight")) {
+        return agl_weight_loader_matrix(loader, &network->lm_head, "lm_head", text->vocab, hidden,
+                                        err);
+    }
     network->lm_head = network->embed;
     return AGL_OK;
 }
@@ -109,8 +121,8 @@ void agl_text_unload(agl_text_network *network, const agl_config *config, agl_ba
     const agl_backend_ops *ops = backend->ops;
     for (int64_t i = 0; network->layers != NULL && i < config->text.layers; i++) {
         agl_text_layer *layer = &network->layers[i];
-        float *vectors[] = {layer->input_norm, layer->post_self_attn_norm, layer->post_attention_norm,
-                            layer->post_mlp_norm};
+        float *vectors[] = {layer->input_norm, layer->post_self_attn_norm,
+                            layer->post_attention_norm, layer->post_mlp_norm};
         agl_weight *weights[] = {layer->qkv, layer->output, layer->gate_up, layer->down};
         for (size_t n = 0; n < AGL_COUNT(vectors); n++) ops->free(backend, vectors[n]);
         for (size_t n = 0; n < AGL_COUNT(weights); n++) {
@@ -118,7 +130,9 @@ void agl_text_unload(agl_text_network *network, const agl_config *config, agl_ba
         }
     }
     free(network->layers);
-    if (network->lm_head != NULL && network->lm_head != network->embed) ops->weight_destroy(backend, network->lm_head);
+    if (network->lm_head != NULL && network->lm_head != network->embed) {
+        ops->weight_destroy(backend, network->lm_head);
+    }
     if (network->embed != NULL) ops->weight_destroy(backend, network->embed);
     ops->free(backend, network->norm);
     ops->free(backend, network->inv_freq);
@@ -127,8 +141,9 @@ void agl_text_unload(agl_text_network *network, const agl_config *config, agl_ba
 
 /* ---- scratch ---------------------------------------------------------------- */
 
-void agl_text_scratch_carve(agl_text_scratch *scratch, const agl_config *config, const agl_model_options *options,
-                            size_t value_bytes, agl_carver *carver)
+void agl_text_scratch_carve(agl_text_scratch *scratch, const agl_config *config,
+                            const agl_model_options *options, size_t value_bytes,
+                            agl_carver *carver)
 {
     const agl_text_config *text = &config->text;
     int64_t rows = options->rows_max, tail = agl_min(options->logit_rows_max, rows);
@@ -149,56 +164,51 @@ void agl_text_scratch_carve(agl_text_scratch *scratch, const agl_config *config,
 
 /* The part of a layer that looks at other rows. attention: [rows, q_width]; NULL: only the
  * keys and values are stored, as for the last layer when no logits are wanted. */
-static agl_status attend(agl_model *model, agl_stream *stream, const agl_batch *batch, int64_t index, void *attention)
+static agl_status attend(agl_model *model, agl_stream *stream, const agl_batch *batch,
+                         int64_t index, void *attention)
 {
     const agl_backend_ops *ops = model->backend->ops;
     const agl_text_config *text = &model->config->text;
     const agl_text_network *network = &model->text;
-    const agl_text_scratch *scratch = &model->text_scratch;
-    const agl_text_layer *layer = &network->layers[index];
-
-    AGL_TRY(ops->linear(stream, &(agl_linear_args){
-        .x = scratch->normed, .y = scratch->wide, .weight = layer->qkv, .rows = batch->rows,
-        .x_stride = text->hidden}));
+    void *qkv = model->text_scratch.wide;
+    AGL_TRY(agl_run_linear(stream, qkv, model->text_scratch.normed, network->layers[index].qkv,
+                           batch->rows));
     AGL_TRY(ops->rope_store(stream, &(agl_rope_store_args){
-        .qkv = scratch->wide, .positions = batch->positions, .slots = batch->slots,
-        .inv_freq = network->inv_freq, .axis = network->axis, .tokens = batch->rows, .heads = text->heads,
-        .pairs = text->rope_pairs, .kv = batch->kv[index]}));
+        .qkv = qkv, .positions = batch->positions, .slots = batch->slots,
+        .inv_freq = network->inv_freq, .axis = network->axis, .tokens = batch->rows,
+        .heads = text->heads, .pairs = text->rope_pairs, .kv = batch->kv[index]}));
     if (attention == NULL) return AGL_OK;
     return ops->attention_paged(stream, &(agl_attention_paged_args){
-        .q = scratch->wide, .out = attention, .q_stride = qkv_width(text), .sequences = batch->sequences,
-        .page_tables = batch->page_tables, .sequence_count = batch->sequence_count, .rows = batch->rows,
-        .heads = text->heads, .context_max = batch->context_max,
+        .q = qkv, .out = attention, .q_stride = qkv_width(text), .sequences = batch->sequences,
+        .page_tables = batch->page_tables, .sequence_count = batch->sequence_count,
+        .rows = batch->rows, .heads = text->heads, .context_max = batch->context_max,
         .scale = 1.0f / sqrtf((float)text->head_dim), .kv = batch->kv[index]});
 }
 
 /* The rest of a layer, row by row: x takes in attention output and MLP, and
  * normed = RMS(x) next_norm opens what follows. attention: [rows, q_width]. */
-static agl_status finish_layer(agl_model *model, agl_stream *stream, const agl_text_layer *layer, void *attention,
-                               void *x_rows, int64_t rows, const float *next_norm)
+static agl_status finish_layer(agl_model *model, agl_stream *stream, const agl_text_layer *layer,
+                               void *attention, void *x_rows, int64_t rows, const float *next_norm)
 {
     const agl_backend_ops *ops = model->backend->ops;
     const agl_text_config *text = &model->config->text;
     const agl_text_scratch *scratch = &model->text_scratch;
+    void *delta = scratch->delta;
     for (int64_t first = 0; first < rows; first += AGL_CHUNK_ROWS) {
         int64_t count = agl_min(rows - first, AGL_CHUNK_ROWS);
+        void *heads = agl_row(model, attention, first, q_width(text));
         void *x = agl_row(model, x_rows, first, text->hidden);
         void *normed = agl_row(model, scratch->normed, first, text->hidden);
-        AGL_TRY(ops->linear(stream, &(agl_linear_args){
-            .x = agl_row(model, attention, first, q_width(text)), .y = scratch->delta, .weight = layer->output,
-            .rows = count, .x_stride = q_width(text)}));
+        AGL_TRY(agl_run_linear(stream, delta, heads, layer->output, count));
         AGL_TRY(ops->rmsnorm(stream, &(agl_rmsnorm_args){
-            .x = x, .delta = scratch->delta, .delta_weight = layer->post_self_attn_norm, .y = normed,
-            .weight = layer->post_attention_norm, .rows = count, .hidden = text->hidden, .eps = text->rms_eps}));
-        AGL_TRY(ops->linear(stream, &(agl_linear_args){
-            .x = normed, .y = scratch->wide, .weight = layer->gate_up, .rows = count, .x_stride = text->hidden}));
-        AGL_TRY(ops->swiglu(stream, &(agl_swiglu_args){
-            .x = scratch->wide, .y = scratch->mlp, .rows = count, .width = text->intermediate}));
-        AGL_TRY(ops->linear(stream, &(agl_linear_args){
-            .x = scratch->mlp, .y = scratch->delta, .weight = layer->down, .rows = count,
-            .x_stride = text->intermediate}));
+            .x = x, .delta = delta, .delta_weight = layer->post_self_attn_norm, .y = normed,
+            .weight = layer->post_attention_norm, .rows = count, .hidden = text->hidden,
+            .eps = text->rms_eps}));
+        AGL_TRY(agl_run_linear(stream, scratch->wide, normed, layer->gate_up, count));
+        AGL_TRY(agl_run_swiglu(stream, scratch->mlp, scratch->wide, count, text->intermediate));
+        AGL_TRY(agl_run_linear(stream, delta, scratch->mlp, layer->down, count));
         AGL_TRY(ops->rmsnorm(stream, &(agl_rmsnorm_args){
-            .x = x, .delta = scratch->delta, .delta_weight = layer->post_mlp_norm, .y = normed,
+            .x = x, .delta = delta, .delta_weight = layer->post_mlp_norm, .y = normed,
             .weight = next_norm, .rows = count, .hidden = text->hidden, .eps = text->rms_eps}));
     }
     return AGL_OK;
@@ -209,43 +219,49 @@ static agl_status finish_tail(agl_model *model, agl_stream *stream, const agl_ba
 {
     const agl_backend_ops *ops = model->backend->ops;
     const agl_text_config *text = &model->config->text;
+    const agl_text_layer *last = &model->text.layers[text->layers - 1];
     const agl_text_scratch *scratch = &model->text_scratch;
+    int64_t count = batch->logit_count;
     AGL_TRY(ops->gather(stream, &(agl_gather_args){
-        .x = scratch->x, .out = scratch->tail_x, .rows = batch->logit_rows, .count = batch->logit_count,
+        .x = scratch->x, .out = scratch->tail_x, .rows = batch->logit_rows, .count = count,
         .width = text->hidden}));
     AGL_TRY(ops->gather(stream, &(agl_gather_args){
         .x = scratch->attention, .out = scratch->tail_attention, .rows = batch->logit_rows,
-        .count = batch->logit_count, .width = q_width(text)}));
-    AGL_TRY(finish_layer(model, stream, &model->text.layers[text->layers - 1], scratch->tail_attention,
-                         scratch->tail_x, batch->logit_count, model->text.norm));
+        .count = count, .width = q_width(text)}));
+    AGL_TRY(finish_layer(model, stream, last, scratch->tail_attention, scratch->tail_x, count,
+                         model->text.norm));
     return ops->linear(stream, &(agl_linear_args){
-        .x = scratch->normed, .y = scratch->logits, .weight = model->text.lm_head, .rows = batch->logit_count,
+        .x = scratch->normed, .y = scratch->logits, .weight = model->text.lm_head, .rows = count,
         .x_stride = text->hidden, .y_f32 = true});
 }
 
-agl_status agl_model_decode(agl_model *model, agl_stream *stream, const agl_batch *batch, float **logits)
+agl_status agl_model_decode(agl_model *model, agl_stream *stream, const agl_batch *batch,
+                            float **logits)
 {
     assert(batch->rows >= 1 && batch->rows <= model->rows_max);
-    assert(batch->logit_count >= 0 && batch->logit_count <= agl_min(model->logit_rows_max, model->rows_max));
+    assert(batch->logit_count >= 0);
+    assert(batch->logit_count <= agl_min(model->logit_rows_max, batch->rows));
     assert(batch->sequence_count >= 1 && batch->kv != NULL);
     const agl_backend_ops *ops = model->backend->ops;
     const agl_text_config *text = &model->config->text;
-    const agl_text_network *network = &model->text;
+    const agl_text_layer *layers = model->text.layers;
     const agl_text_scratch *scratch = &model->text_scratch;
+    int64_t last = text->layers - 1;
     model->counters.decoder_runs++;
 
     AGL_TRY(ops->embed(stream, &(agl_embed_args){
-        .out = scratch->x, .table = network->embed, .ids = batch->ids, .visual = batch->visual,
+        .out = scratch->x, .table = model->text.embed, .ids = batch->ids, .visual = batch->visual,
         .visual_rows = batch->visual_rows, .tokens = batch->rows, .hidden = text->hidden}));
     AGL_TRY(ops->rmsnorm(stream, &(agl_rmsnorm_args){
-        .x = scratch->x, .y = scratch->normed, .weight = network->layers[0].input_norm, .rows = batch->rows,
-        .hidden = text->hidden, .eps = text->rms_eps}));
-    for (int64_t i = 0; i + 1 < text->layers; i++) {
+        .x = scratch->x, .y = scratch->normed, .weight = layers[0].input_norm,
+        .rows = batch->rows, .hidden = text->hidden, .eps = text->rms_eps}));
+    for (int64_t i = 0; i < last; i++) {
         AGL_TRY(attend(model, stream, batch, i, scratch->attention));
-        AGL_TRY(finish_layer(model, stream, &network->layers[i], scratch->attention, scratch->x, batch->rows,
-                             network->layers[i + 1].input_norm));
+        AGL_TRY(finish_layer(model, stream, &layers[i], scratch->attention, scratch->x,
+                             batch->rows, layers[i + 1].input_norm));
     }
     *logits = scratch->logits;
-    AGL_TRY(attend(model, stream, batch, text->layers - 1, batch->logit_count > 0 ? scratch->attention : NULL));
-    return batch->logit_count > 0 ? finish_tail(model, stream, batch) : AGL_OK;
+    if (batch->logit_count == 0) return attend(model, stream, batch, last, NULL);
+    AGL_TRY(attend(model, stream, batch, last, scratch->attention));
+    return finish_tail(model, stream, batch);
 }

@@ -28,36 +28,36 @@ static int64_t cell_patches(const agl_vision_config *vision)
 
 /* ---- weights ---------------------------------------------------------------- */
 
-static agl_status load_block(agl_vision_block *block, const agl_vision_config *vision, agl_weight_loader *loader,
-                             agl_error *err)
+static agl_status load_block(agl_vision_block *block, const agl_vision_config *vision,
+                             agl_weight_loader *loader, agl_error *err)
 {
-    int64_t hidden = vision->hidden;
+    int64_t hidden = vision->hidden, mlp = vision->mlp;
+    agl_linear_spec gate_up = {
+        .parts = {{"mlp.gate_proj", mlp, false}, {"mlp.up_proj", mlp, false}},
+        .part_count = 2, .in = hidden};
     AGL_TRY(agl_weight_loader_vector(loader, &block->norm1, "norm1.weight", hidden, 1, err));
-    AGL_TRY(agl_weight_loader_linear(loader, &block->qkv, &(agl_linear_spec){
-        .parts = {{"attn.qkv", 3 * hidden, false}}, .part_count = 1, .in = hidden}, err));
-    AGL_TRY(agl_weight_loader_linear(loader, &block->proj, &(agl_linear_spec){
-        .parts = {{"attn.proj", hidden, false}}, .part_count = 1, .in = hidden}, err));
+    AGL_TRY(agl_weight_loader_matrix(loader, &block->qkv, "attn.qkv", 3 * hidden, hidden, err));
+    AGL_TRY(agl_weight_loader_matrix(loader, &block->proj, "attn.proj", hidden, hidden, err));
     AGL_TRY(agl_weight_loader_vector(loader, &block->norm2, "norm2.weight", hidden, 1, err));
-    AGL_TRY(agl_weight_loader_linear(loader, &block->gate_up, &(agl_linear_spec){
-        .parts = {{"mlp.gate_proj", vision->mlp, false}, {"mlp.up_proj", vision->mlp, false}}, .part_count = 2,
-        .in = hidden}, err));
-    return agl_weight_loader_linear(loader, &block->down, &(agl_linear_spec){
-        .parts = {{"mlp.down_proj", hidden, false}}, .part_count = 1, .in = vision->mlp}, err);
+    AGL_TRY(agl_weight_loader_linear(loader, &block->gate_up, &gate_up, err));
+    return agl_weight_loader_matrix(loader, &block->down, "mlp.down_proj", hidden, mlp, err);
 }
 
 static agl_status load_merger(agl_vision_network *network, const agl_vision_config *vision,
                               agl_weight_loader *loader, agl_error *err)
 {
-    int64_t out = vision->out_hidden;
-    AGL_TRY(agl_weight_loader_linear(loader, &network->merger_proj, &(agl_linear_spec){
-        .parts = {{"merger.proj", out, false}}, .part_count = 1, .in = out}, err));
-    AGL_TRY(agl_weight_loader_vector(loader, &network->merger_norm, "merger.post_projection_norm.weight", out, 1, err));
-    AGL_TRY(agl_weight_loader_vector(loader, &network->merger_norm_bias, "merger.post_projection_norm.bias", out, 1, err));
-    AGL_TRY(agl_weight_loader_linear(loader, &network->merger_gate_up, &(agl_linear_spec){
-        .parts = {{"merger.gate_proj", vision->merger, false}, {"merger.up_proj", vision->merger, false}},
-        .part_count = 2, .in = out}, err));
-    return agl_weight_loader_linear(loader, &network->merger_down, &(agl_linear_spec){
-        .parts = {{"merger.down_proj", out, false}}, .part_count = 1, .in = vision->merger}, err);
+    int64_t out = vision->out_hidden, merger = vision->merger;
+    agl_linear_spec gate_up = {
+        .parts = {{"gate_proj", merger, false}, {"up_proj", merger, false}},
+        .part_count = 2, .in = out};
+    agl_weight_loader_enter(loader, "model.visual.merger.");
+    AGL_TRY(agl_weight_loader_matrix(loader, &network->merger_proj, "proj", out, out, err));
+    AGL_TRY(agl_weight_loader_vector(loader, &network->merger_norm, "post_projection_norm.weight",
+                                     out, 1, err));
+    AGL_TRY(agl_weight_loader_vector(loader, &network->merger_norm_bias,
+                                     "post_projection_norm.bias", out, 1, err));
+    AGL_TRY(agl_weight_loader_linear(loader, &network->merger_gate_up, &gate_up, err));
+    return agl_weight_loader_matrix(loader, &network->merger_down, "down_proj", out, merger, err);
 }
 
 /* Frequencies 10000^(-2i / (head_dim / 2)), the same for rows and columns. */
@@ -79,23 +79,29 @@ static agl_status make_rope_table(agl_vision_network *network, const agl_vision_
     return ops->stream_wait(loader->stream, err);
 }
 
-agl_status agl_vision_load(agl_vision_network *network, const agl_config *config, agl_weight_loader *loader,
-                           agl_error *err)
+agl_status agl_vision_load(agl_vision_network *network, const agl_config *config,
+                           agl_weight_loader *loader, agl_error *err)
 {
     const agl_vision_config *vision = &config->vision;
     int64_t hidden = vision->hidden, side = vision->position_side;
-    agl_weight_loader_enter(loader, "model.visual.");
-    AGL_TRY(agl_weight_loader_linear(loader, &network->patch_embed, &(agl_linear_spec){
-        .parts = {{"patch_embed.proj", hidden, true}}, .part_count = 1, .in = patch_values(vision)}, err));
-    AGL_TRY(agl_weight_loader_vector(loader, &network->post_conv_norm, "post_conv_layernorm.weight", hidden, 1, err));
-    AGL_TRY(agl_weight_loader_vector(loader, &network->positions, "embeddings.position_embedding.weight",
-                                     side * side, hidden, err));
-    AGL_TRY(agl_weight_loader_vector(loader, &network->post_norm, "post_layernorm.weight", hidden, 1, err));
-    AGL_TRY(agl_weight_loader_linear(loader, &network->downsample, &(agl_linear_spec){
-        .parts = {{"downsample", vision->out_hidden, true}}, .part_count = 1,
-        .in = cell_patches(vision) * hidden, .kernel = vision->merge}, err));
-    AGL_TRY(load_merger(network, vision, loader, err));
     bool creates = loader->backend != NULL && !loader->skip;
+    agl_linear_spec patch_embed = {
+        .parts = {{"patch_embed.proj", hidden, true}},
+        .part_count = 1, .in = patch_values(vision)};
+    agl_linear_spec downsample = {
+        .parts = {{"downsample", vision->out_hidden, true}},
+        .part_count = 1, .in = cell_patches(vision) * hidden, .kernel = vision->merge};
+    agl_weight_loader_enter(loader, "model.visual.");
+    AGL_TRY(agl_weight_loader_linear(loader, &network->patch_embed, &patch_embed, err));
+    AGL_TRY(agl_weight_loader_vector(loader, &network->post_conv_norm,
+                                     "post_conv_layernorm.weight", hidden, 1, err));
+    AGL_TRY(agl_weight_loader_vector(loader, &network->positions,
+                                     "embeddings.position_embedding.weight", side * side, hidden,
+                                     err));
+    AGL_TRY(agl_weight_loader_vector(loader, &network->post_norm, "post_layernorm.weight", hidden,
+                                     1, err));
+    AGL_TRY(agl_weight_loader_linear(loader, &network->downsample, &downsample, err));
+    AGL_TRY(load_merger(network, vision, loader, err));
     if (creates) {
         network->blocks = calloc((size_t)vision->depth, sizeof *network->blocks);
         if (network->blocks == NULL) return agl_fail(err, AGL_ERR_MEMORY, "no memory for blocks");
@@ -103,8 +109,9 @@ agl_status agl_vision_load(agl_vision_network *network, const agl_config *config
     }
     for (int64_t i = 0; i < vision->depth; i++) {
         agl_vision_block counted = {0};
+        agl_vision_block *block = creates ? &network->blocks[i] : &counted;
         agl_weight_loader_enter(loader, "model.visual.blocks.%lld.", (long long)i);
-        AGL_TRY(load_block(creates ? &network->blocks[i] : &counted, vision, loader, err));
+        AGL_TRY(load_block(block, vision, loader, err));
     }
     return AGL_OK;
 }
@@ -127,25 +134,28 @@ void agl_vision_unload(agl_vision_network *network, const agl_config *config, ag
     for (size_t n = 0; n < AGL_COUNT(weights); n++) {
         if (weights[n] != NULL) ops->weight_destroy(backend, weights[n]);
     }
-    float *vectors[] = {network->post_conv_norm, network->positions, network->post_norm, network->merger_norm,
-                        network->merger_norm_bias, network->inv_freq};
+    float *vectors[] = {network->post_conv_norm, network->positions, network->post_norm,
+                        network->merger_norm, network->merger_norm_bias, network->inv_freq};
     for (size_t n = 0; n < AGL_COUNT(vectors); n++) ops->free(backend, vectors[n]);
 }
 
 /* ---- scratch ---------------------------------------------------------------- */
 
 void agl_vision_scratch_carve(agl_vision_scratch *scratch, const agl_config *config,
-                              const agl_model_options *options, size_t value_bytes, agl_carver *carver)
+                              const agl_model_options *options, size_t value_bytes,
+                              agl_carver *carver)
 {
     const agl_vision_config *vision = &config->vision;
     int64_t patches = options->patches_max, chunk = agl_min(patches, AGL_CHUNK_ROWS);
     int64_t mlp = agl_max(vision->mlp, vision->merger);
-    int64_t wide = agl_max(patches * agl_max(3 * vision->hidden, patch_values(vision)), chunk * 2 * mlp);
+    int64_t patch_width = agl_max(3 * vision->hidden, patch_values(vision));
+    int64_t wide = agl_max(patches * patch_width, chunk * 2 * mlp);
     scratch->x = agl_carver_take(carver, patches, vision->hidden, value_bytes);
     scratch->normed = agl_carver_take(carver, patches, vision->hidden, value_bytes);
     scratch->wide = agl_carver_take(carver, wide, 1, value_bytes);
     scratch->mlp = agl_carver_take(carver, chunk, mlp, value_bytes);
-    scratch->delta = agl_carver_take(carver, chunk, agl_max(vision->hidden, vision->out_hidden), value_bytes);
+    scratch->delta = agl_carver_take(carver, chunk, agl_max(vision->hidden, vision->out_hidden),
+                                     value_bytes);
     scratch->cells = agl_carver_take(carver, chunk, vision->out_hidden, value_bytes);
     scratch->rows_columns = agl_carver_take(carver, patches, 2, sizeof(int32_t));
 }
@@ -167,50 +177,49 @@ static void fill_rows_columns(int32_t *out, int64_t grid_h, int64_t grid_w, int6
 }
 
 /* x = RMS(patch_embed(patches)) + positions, normed = RMS(x) of the first block. */
-static agl_status embed_patches(agl_model *model, agl_stream *stream, const uint8_t *pixels, int64_t height,
-                                int64_t width)
+static agl_status embed_patches(agl_model *model, agl_stream *stream, const uint8_t *pixels,
+                                int64_t height, int64_t width)
 {
     const agl_backend_ops *ops = model->backend->ops;
     const agl_vision_config *vision = &model->config->vision;
     const agl_image_config *image = &model->config->image;
     const agl_vision_network *network = &model->vision;
     const agl_vision_scratch *scratch = &model->vision_scratch;
-    int64_t grid_h = height / vision->patch, grid_w = width / vision->patch, patches = grid_h * grid_w;
+    int64_t grid_h = height / vision->patch, grid_w = width / vision->patch;
+    int64_t patches = grid_h * grid_w;
     fill_rows_columns(scratch->rows_columns_host, grid_h, grid_w, vision->merge);
     AGL_TRY(ops->upload(stream, scratch->rows_columns, scratch->rows_columns_host,
                         (size_t)patches * 2 * sizeof(int32_t)));
     AGL_TRY(ops->patchify(stream, &(agl_patchify_args){
-        .pixels = pixels, .out = scratch->wide, .height = height, .width = width, .patch = vision->patch,
-        .merge = vision->merge, .frames = vision->frames,
+        .pixels = pixels, .out = scratch->wide, .height = height, .width = width,
+        .patch = vision->patch, .merge = vision->merge, .frames = vision->frames,
         .mean = {image->mean[0], image->mean[1], image->mean[2]},
         .std = {image->std[0], image->std[1], image->std[2]}}));
-    AGL_TRY(ops->linear(stream, &(agl_linear_args){
-        .x = scratch->wide, .y = scratch->x, .weight = network->patch_embed, .rows = patches,
-        .x_stride = patch_values(vision)}));
+    AGL_TRY(agl_run_linear(stream, scratch->x, scratch->wide, network->patch_embed, patches));
     AGL_TRY(ops->rmsnorm(stream, &(agl_rmsnorm_args){
         .x = scratch->x, .y = scratch->x, .weight = network->post_conv_norm, .rows = patches,
         .hidden = vision->hidden, .eps = vision->rms_eps}));
     AGL_TRY(ops->position_embed(stream, &(agl_position_embed_args){
-        .x = scratch->x, .table = network->positions, .grid_h = grid_h, .grid_w = grid_w, .merge = vision->merge,
-        .side = vision->position_side, .hidden = vision->hidden}));
+        .x = scratch->x, .table = network->positions, .grid_h = grid_h, .grid_w = grid_w,
+        .merge = vision->merge, .side = vision->position_side, .hidden = vision->hidden}));
     return ops->rmsnorm(stream, &(agl_rmsnorm_args){
         .x = scratch->x, .y = scratch->normed, .weight = network->blocks[0].norm1, .rows = patches,
         .hidden = vision->hidden, .eps = vision->rms_eps});
 }
 
 /* normed = attention over all patches of the image; every layer sees them all. */
-static agl_status attend(agl_model *model, agl_stream *stream, const agl_vision_block *block, int64_t patches)
+static agl_status attend(agl_model *model, agl_stream *stream, const agl_vision_block *block,
+                         int64_t patches)
 {
     const agl_backend_ops *ops = model->backend->ops;
     const agl_vision_config *vision = &model->config->vision;
     const agl_vision_scratch *scratch = &model->vision_scratch;
     const int32_t segments[2] = {0, (int32_t)patches};
-    AGL_TRY(ops->linear(stream, &(agl_linear_args){
-        .x = scratch->normed, .y = scratch->wide, .weight = block->qkv, .rows = patches,
-        .x_stride = vision->hidden}));
+    AGL_TRY(agl_run_linear(stream, scratch->wide, scratch->normed, block->qkv, patches));
     AGL_TRY(ops->rope_vision(stream, &(agl_rope_vision_args){
-        .qkv = scratch->wide, .rows_columns = scratch->rows_columns, .inv_freq = model->vision.inv_freq,
-        .tokens = patches, .heads = vision->heads, .head_dim = vision->head_dim}));
+        .qkv = scratch->wide, .rows_columns = scratch->rows_columns,
+        .inv_freq = model->vision.inv_freq, .tokens = patches, .heads = vision->heads,
+        .head_dim = vision->head_dim}));
     return ops->attention_dense(stream, &(agl_attention_dense_args){
         .qkv = scratch->wide, .out = scratch->normed, .segments = segments, .segment_count = 1,
         .tokens = patches, .heads = vision->heads, .head_dim = vision->head_dim,
@@ -219,29 +228,26 @@ static agl_status attend(agl_model *model, agl_stream *stream, const agl_vision_
 
 /* The rest of a block, row by row: x takes in attention output and MLP, and
  * normed = RMS(x) next_norm opens what follows. */
-static agl_status finish_block(agl_model *model, agl_stream *stream, const agl_vision_block *block, int64_t patches,
-                               const float *next_norm)
+static agl_status finish_block(agl_model *model, agl_stream *stream, const agl_vision_block *block,
+                               int64_t patches, const float *next_norm)
 {
     const agl_backend_ops *ops = model->backend->ops;
     const agl_vision_config *vision = &model->config->vision;
     const agl_vision_scratch *scratch = &model->vision_scratch;
+    void *delta = scratch->delta;
     for (int64_t first = 0; first < patches; first += AGL_CHUNK_ROWS) {
         int64_t count = agl_min(patches - first, AGL_CHUNK_ROWS);
         void *x = agl_row(model, scratch->x, first, vision->hidden);
         void *normed = agl_row(model, scratch->normed, first, vision->hidden);
-        AGL_TRY(ops->linear(stream, &(agl_linear_args){
-            .x = normed, .y = scratch->delta, .weight = block->proj, .rows = count, .x_stride = vision->hidden}));
+        AGL_TRY(agl_run_linear(stream, delta, normed, block->proj, count));
         AGL_TRY(ops->rmsnorm(stream, &(agl_rmsnorm_args){
-            .x = x, .delta = scratch->delta, .y = normed, .weight = block->norm2, .rows = count,
+            .x = x, .delta = delta, .y = normed, .weight = block->norm2, .rows = count,
             .hidden = vision->hidden, .eps = vision->rms_eps}));
-        AGL_TRY(ops->linear(stream, &(agl_linear_args){
-            .x = normed, .y = scratch->wide, .weight = block->gate_up, .rows = count, .x_stride = vision->hidden}));
-        AGL_TRY(ops->swiglu(stream, &(agl_swiglu_args){
-            .x = scratch->wide, .y = scratch->mlp, .rows = count, .width = vision->mlp}));
-        AGL_TRY(ops->linear(stream, &(agl_linear_args){
-            .x = scratch->mlp, .y = scratch->delta, .weight = block->down, .rows = count, .x_stride = vision->mlp}));
+        AGL_TRY(agl_run_linear(stream, scratch->wide, normed, block->gate_up, count));
+        AGL_TRY(agl_run_swiglu(stream, scratch->mlp, scratch->wide, count, vision->mlp));
+        AGL_TRY(agl_run_linear(stream, delta, scratch->mlp, block->down, count));
         AGL_TRY(ops->rmsnorm(stream, &(agl_rmsnorm_args){
-            .x = x, .delta = scratch->delta, .y = normed, .weight = next_norm, .rows = count,
+            .x = x, .delta = delta, .y = normed, .weight = next_norm, .rows = count,
             .hidden = vision->hidden, .eps = vision->rms_eps}));
     }
     return AGL_OK;
@@ -254,45 +260,40 @@ static agl_status merge_cells(agl_model *model, agl_stream *stream, int64_t cell
     const agl_vision_config *vision = &model->config->vision;
     const agl_vision_network *network = &model->vision;
     const agl_vision_scratch *scratch = &model->vision_scratch;
-    int64_t cell_width = cell_patches(vision) * vision->hidden, out_hidden = vision->out_hidden;
+    int64_t cell_width = cell_patches(vision) * vision->hidden;
+    void *projected = scratch->delta;
     for (int64_t first = 0; first < cells; first += AGL_CHUNK_ROWS) {
         int64_t count = agl_min(cells - first, AGL_CHUNK_ROWS);
-        AGL_TRY(ops->linear(stream, &(agl_linear_args){
-            .x = agl_row(model, scratch->normed, first, cell_width), .y = scratch->cells,
-            .weight = network->downsample, .rows = count, .x_stride = cell_width}));
-        AGL_TRY(ops->linear(stream, &(agl_linear_args){
-            .x = scratch->cells, .y = scratch->delta, .weight = network->merger_proj, .rows = count,
-            .x_stride = out_hidden}));
+        void *patches = agl_row(model, scratch->normed, first, cell_width);
+        void *rows = agl_row(model, out, first, vision->out_hidden);
+        AGL_TRY(agl_run_linear(stream, scratch->cells, patches, network->downsample, count));
+        AGL_TRY(agl_run_linear(stream, projected, scratch->cells, network->merger_proj, count));
         AGL_TRY(ops->layernorm(stream, &(agl_layernorm_args){
-            .x = scratch->delta, .y = scratch->delta, .weight = network->merger_norm,
-            .bias = network->merger_norm_bias, .rows = count, .hidden = out_hidden, .eps = MERGER_NORM_EPS,
-            .gelu = true}));
-        AGL_TRY(ops->linear(stream, &(agl_linear_args){
-            .x = scratch->delta, .y = scratch->wide, .weight = network->merger_gate_up, .rows = count,
-            .x_stride = out_hidden}));
-        AGL_TRY(ops->swiglu(stream, &(agl_swiglu_args){
-            .x = scratch->wide, .y = scratch->mlp, .rows = count, .width = vision->merger}));
-        AGL_TRY(ops->linear(stream, &(agl_linear_args){
-            .x = scratch->mlp, .y = agl_row(model, out, first, out_hidden), .weight = network->merger_down,
-            .rows = count, .x_stride = vision->merger}));
+            .x = projected, .y = projected, .weight = network->merger_norm,
+            .bias = network->merger_norm_bias, .rows = count, .hidden = vision->out_hidden,
+            .eps = MERGER_NORM_EPS, .gelu = true}));
+        AGL_TRY(agl_run_linear(stream, scratch->wide, projected, network->merger_gate_up, count));
+        AGL_TRY(agl_run_swiglu(stream, scratch->mlp, scratch->wide, count, vision->merger));
+        AGL_TRY(agl_run_linear(stream, rows, scratch->mlp, network->merger_down, count));
     }
     return AGL_OK;
 }
 
-agl_status agl_model_encode_image(agl_model *model, agl_stream *stream, const uint8_t *pixels, int64_t height,
-                                  int64_t width, void *out)
+agl_status agl_model_encode_image(agl_model *model, agl_stream *stream, const uint8_t *pixels,
+                                  int64_t height, int64_t width, void *out)
 {
     const agl_vision_config *vision = &model->config->vision;
     const agl_vision_network *network = &model->vision;
-    int64_t cell = vision->patch * vision->merge, patches = height / vision->patch * (width / vision->patch);
-    assert(height >= cell && width >= cell && height % cell == 0 && width % cell == 0);
-    assert(patches <= model->patches_max);
-    (void)cell;
+    int64_t patches = height / vision->patch * (width / vision->patch);
+    assert(patches >= 1 && patches <= model->patches_max);
+    assert(height % (vision->patch * vision->merge) == 0);
+    assert(width % (vision->patch * vision->merge) == 0);
     model->counters.vision_runs++;
 
     AGL_TRY(embed_patches(model, stream, pixels, height, width));
     for (int64_t i = 0; i < vision->depth; i++) {
-        const float *next_norm = i + 1 < vision->depth ? network->blocks[i + 1].norm1 : network->post_norm;
+        bool is_last = i + 1 == vision->depth;
+        const float *next_norm = is_last ? network->post_norm : network->blocks[i + 1].norm1;
         AGL_TRY(attend(model, stream, &network->blocks[i], patches));
         AGL_TRY(finish_block(model, stream, &network->blocks[i], patches, next_norm));
     }

@@ -29,10 +29,12 @@ static agl_status host_alloc(agl_weight_loader *loader, void **out, size_t bytes
 {
     agl_host_block *block = malloc(sizeof *block);
     void *memory = block == NULL ? MAP_FAILED
-                                 : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+                                 : mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) {
         free(block);
-        return agl_fail(err, AGL_ERR_MEMORY, "%s: no memory for a weight of %zu MiB", loader->dir, bytes >> 20);
+        return agl_fail(err, AGL_ERR_MEMORY, "%s: no memory for a weight of %zu MiB", loader->dir,
+                        bytes >> 20);
     }
     if (bytes >= 2 * HUGE_PAGE) madvise(memory, bytes, MADV_HUGEPAGE);
     *block = (agl_host_block){.next = loader->blocks, .memory = memory, .bytes = bytes};
@@ -96,7 +98,8 @@ static void run_bulk(const agl_weight_loader *loader, agl_task_fn fn, bulk *job)
 static void task_range(const bulk *job, size_t task, size_t *first, size_t *end)
 {
     *first = task * values_per_task(job);
-    *end = *first + values_per_task(job) < job->values ? *first + values_per_task(job) : job->values;
+    *end =
+        *first + values_per_task(job) < job->values ? *first + values_per_task(job) : job->values;
 }
 
 static void convert_task(void *context, size_t task, uint32_t worker)
@@ -149,7 +152,8 @@ static agl_status make_pattern(agl_weight_loader *loader, agl_error *err)
 {
     if (loader->pattern != NULL) return AGL_OK;
     loader->pattern = malloc(PATTERN_VALUES * agl_dtype_bytes(loader->dtype));
-    if (loader->pattern == NULL) return agl_fail(err, AGL_ERR_MEMORY, "no memory for random weights");
+    if (loader->pattern == NULL)
+        return agl_fail(err, AGL_ERR_MEMORY, "no memory for random weights");
     for (size_t i = 0; i < PATTERN_VALUES; i++) {
         uint64_t bits = mix((loader->seed + 1) * 0x9e3779b97f4a7c15u + i * 0xd1b54a32d192ed03u);
         float unit = (float)((int32_t)(bits >> 40) - (1 << 23)) * 0x1p-23f;
@@ -181,7 +185,8 @@ void agl_weight_loader_enter(agl_weight_loader *loader, const char *format, ...)
     (void)bytes;
 }
 
-static void full_name(char out[AGL_NAME_BYTES], const agl_weight_loader *loader, const char *name, const char *ending)
+static void full_name(char out[AGL_NAME_BYTES], const agl_weight_loader *loader, const char *name,
+                      const char *ending)
 {
     int bytes = snprintf(out, AGL_NAME_BYTES, "%s%s%s", loader->prefix, name, ending);
     assert(bytes >= 0 && bytes < AGL_NAME_BYTES);
@@ -195,35 +200,38 @@ bool agl_weight_loader_has(const agl_weight_loader *loader, const char *name)
     return loader->map != NULL && agl_tensor_map_find(loader->map, full) != NULL;
 }
 
-static agl_status wrong_shape(const agl_weight_loader *loader, const agl_tensor *tensor, int64_t rows, int64_t in,
-                              agl_error *err)
+static agl_status wrong_shape(const agl_weight_loader *loader, const agl_tensor *tensor,
+                              int64_t rows, int64_t in, agl_error *err)
 {
     agl_buffer shape;
     agl_buffer_init(&shape, 1024);
     for (int i = 0; i < tensor->rank; i++) {
         agl_buffer_append_format(&shape, "%s%lld", i > 0 ? "," : "", (long long)tensor->shape[i]);
     }
-    agl_status status = agl_fail(err, AGL_ERR_FORMAT, "%s: tensor %s: shape is [%s], [%lld,%lld] expected", loader->dir,
-                                 tensor->name, shape.bytes > 0 ? shape.data : "", (long long)rows, (long long)in);
+    agl_status status = agl_fail(
+        err, AGL_ERR_FORMAT, "%s: tensor %s: shape is [%s], [%lld,%lld] expected", loader->dir,
+        tensor->name, shape.bytes > 0 ? shape.data : "", (long long)rows, (long long)in);
     agl_buffer_deinit(&shape);
     return status;
 }
 
 /* Find prefix + name + ending, [rows, ...] with rows * in floats; a vector has in = 1. */
-static agl_status find_tensor(const agl_tensor **out, const agl_weight_loader *loader, const char *name,
-                              const char *ending, int64_t rows, int64_t in, agl_error *err)
+static agl_status find_tensor(const agl_tensor **out, const agl_weight_loader *loader,
+                              const char *name, const char *ending, int64_t rows, int64_t in,
+                              agl_error *err)
 {
     char full[AGL_NAME_BYTES];
     full_name(full, loader, name, ending);
     agl_named_tensor *entry = agl_tensor_map_find(loader->map, full);
     if (entry == NULL) {
-        return agl_fail(err, AGL_ERR_NOT_FOUND, "%s: tensor %s is missing, [%lld,%lld] expected", loader->dir, full,
-                        (long long)rows, (long long)in);
+        return agl_fail(err, AGL_ERR_NOT_FOUND, "%s: tensor %s is missing, [%lld,%lld] expected",
+                        loader->dir, full, (long long)rows, (long long)in);
     }
     entry->used = true;
     const agl_tensor *tensor = entry->tensor;
     if (tensor->dtype != AGL_F32 && tensor->dtype != AGL_BF16 && tensor->dtype != AGL_F16) {
-        return agl_fail(err, AGL_ERR_UNSUPPORTED, "%s: tensor %s: dtype is %s, float32, bfloat16 or float16 expected",
+        return agl_fail(err, AGL_ERR_UNSUPPORTED,
+                        "%s: tensor %s: dtype is %s, float32, bfloat16 or float16 expected",
                         loader->dir, tensor->name, agl_dtype_name(tensor->dtype));
     }
     size_t values = tensor->bytes / agl_dtype_bytes(tensor->dtype);
@@ -237,7 +245,8 @@ static agl_status find_tensor(const agl_tensor **out, const agl_weight_loader *l
 /* ---- linear layers ---------------------------------------------------------- */
 
 /* [out, in, side, side] -> [out, side, side, in] */
-static void reorder_kernel(void *out, const void *in, agl_dtype dtype, int64_t rows, int64_t channels, int64_t side)
+static void reorder_kernel(void *out, const void *in, agl_dtype dtype, int64_t rows,
+                           int64_t channels, int64_t side)
 {
     size_t size = agl_dtype_bytes(dtype);
     int64_t taps = side * side;
@@ -245,19 +254,24 @@ static void reorder_kernel(void *out, const void *in, agl_dtype dtype, int64_t r
         for (int64_t tap = 0; tap < taps; tap++) {
             for (int64_t channel = 0; channel < channels; channel++) {
                 memcpy((char *)out + (size_t)((row * taps + tap) * channels + channel) * size,
-                       (const char *)in + (size_t)((row * channels + channel) * taps + tap) * size, size);
+                       (const char *)in + (size_t)((row * channels + channel) * taps + tap) * size,
+                       size);
             }
         }
     }
 }
 
-static agl_status part_from_file(agl_weight_loader *loader, const void **out, const agl_linear_spec *spec,
-                                 const agl_linear_part *part, agl_error *err)
+static agl_status part_from_file(agl_weight_loader *loader, const void **out,
+                                 const agl_linear_spec *spec, const agl_linear_part *part,
+                                 agl_error *err)
 {
     const agl_tensor *tensor;
     AGL_TRY(find_tensor(&tensor, loader, part->name, ".weight", part->rows, spec->in, err));
     if (!creates(loader)) return AGL_OK;
-    bulk job = {.loader = loader, .in = tensor->data, .in_dtype = tensor->dtype, .out_dtype = loader->dtype,
+    bulk job = {.loader = loader,
+                .in = tensor->data,
+                .in_dtype = tensor->dtype,
+                .out_dtype = loader->dtype,
                 .values = (size_t)(part->rows * spec->in)};
     *out = tensor->data;
     if (tensor->dtype != loader->dtype) {
@@ -270,17 +284,21 @@ static agl_status part_from_file(agl_weight_loader *loader, const void **out, co
     if (spec->kernel > 0) {
         void *reordered;
         AGL_TRY(host_alloc(loader, &reordered, job.values * agl_dtype_bytes(loader->dtype), err));
-        reorder_kernel(reordered, *out, loader->dtype, part->rows, spec->in / (spec->kernel * spec->kernel),
-                       spec->kernel);
+        reorder_kernel(reordered, *out, loader->dtype, part->rows,
+                       spec->in / (spec->kernel * spec->kernel), spec->kernel);
         *out = reordered;
     }
     return AGL_OK;
 }
 
-static agl_status part_random(agl_weight_loader *loader, const void **out, int64_t rows, int64_t in, agl_error *err)
+static agl_status part_random(agl_weight_loader *loader, const void **out, int64_t rows, int64_t in,
+                              agl_error *err)
 {
     AGL_TRY(make_pattern(loader, err));
-    bulk job = {.loader = loader, .in = loader->pattern, .out_dtype = loader->dtype, .values = (size_t)(rows * in),
+    bulk job = {.loader = loader,
+                .in = loader->pattern,
+                .out_dtype = loader->dtype,
+                .values = (size_t)(rows * in),
                 .salt = mix(loader->seed ^ mix(loader->parameters))};
     AGL_TRY(host_alloc(loader, &job.out, job.values * agl_dtype_bytes(loader->dtype), err));
     run_bulk(loader, dummy_task, &job);
@@ -289,11 +307,13 @@ static agl_status part_random(agl_weight_loader *loader, const void **out, int64
 }
 
 /* Biases are few: F32 whatever the file has. Random ones are 0, as the block arrives. */
-static agl_status part_bias(agl_weight_loader *loader, const void **out, const agl_linear_part *part, agl_error *err)
+static agl_status part_bias(agl_weight_loader *loader, const void **out,
+                            const agl_linear_part *part, agl_error *err)
 {
     const agl_tensor *tensor = NULL;
     void *bias;
-    if (loader->map != NULL) AGL_TRY(find_tensor(&tensor, loader, part->name, ".bias", part->rows, 1, err));
+    if (loader->map != NULL)
+        AGL_TRY(find_tensor(&tensor, loader, part->name, ".bias", part->rows, 1, err));
     if (!creates(loader)) return AGL_OK;
     AGL_TRY(host_alloc(loader, &bias, (size_t)part->rows * sizeof(float), err));
     for (int64_t i = 0; tensor != NULL && i < part->rows; i++) {
@@ -306,11 +326,12 @@ static agl_status part_bias(agl_weight_loader *loader, const void **out, const a
 static void report_progress(const agl_weight_loader *loader)
 {
     if (loader->progress == NULL || loader->parameters_total == 0) return;
-    loader->progress(loader->progress_user, "weights", (double)loader->parameters / (double)loader->parameters_total);
+    loader->progress(loader->progress_user, "weights",
+                     (double)loader->parameters / (double)loader->parameters_total);
 }
 
-agl_status agl_weight_loader_linear(agl_weight_loader *loader, agl_weight **out, const agl_linear_spec *spec,
-                                    agl_error *err)
+agl_status agl_weight_loader_linear(agl_weight_loader *loader, agl_weight **out,
+                                    const agl_linear_spec *spec, agl_error *err)
 {
     agl_weight_desc desc = {.part_count = spec->part_count, .in = spec->in, .dtype = loader->dtype,
                             .bias_dtype = AGL_F32};
@@ -325,8 +346,9 @@ agl_status agl_weight_loader_linear(agl_weight_loader *loader, agl_weight **out,
         if (part->bias) AGL_TRY(part_bias(loader, &desc.parts[i].bias, part, err));
         if (loader->skip) continue;
         loader->parameters += (uint64_t)part->rows * (uint64_t)(spec->in + part->bias);
-        loader->bytes += (uint64_t)part->rows * ((uint64_t)spec->in * agl_dtype_bytes(loader->dtype) +
-                                                 (part->bias ? sizeof(float) : 0));
+        loader->bytes +=
+            (uint64_t)part->rows * ((uint64_t)spec->in * agl_dtype_bytes(loader->dtype) +
+                                    (part->bias ? sizeof(float) : 0));
     }
     if (!creates(loader)) return AGL_OK;
     AGL_TRY(loader->backend->ops->weight_create(loader->backend, out, &desc, err));
@@ -334,23 +356,31 @@ agl_status agl_weight_loader_linear(agl_weight_loader *loader, agl_weight **out,
     return AGL_OK;
 }
 
+agl_status agl_weight_loader_matrix(agl_weight_loader *loader, agl_weight **out, const char *name,
+                                    int64_t rows, int64_t in, agl_error *err)
+{
+    agl_linear_spec spec = {.parts = {{name, rows, false}}, .part_count = 1, .in = in};
+    return agl_weight_loader_linear(loader, out, &spec, err);
+}
+
 /* ---- vectors ---------------------------------------------------------------- */
 
 /* Upload and wait: the host copy goes away before the queue may have read it. */
-static agl_status upload_values(agl_weight_loader *loader, float **out, const float *values, size_t bytes,
-                                agl_error *err)
+static agl_status upload_values(agl_weight_loader *loader, float **out, const float *values,
+                                size_t bytes, agl_error *err)
 {
     const agl_backend_ops *ops = loader->backend->ops;
     void *memory;
     AGL_TRY(ops->alloc(loader->backend, &memory, bytes, AGL_MEMORY_WEIGHTS, err));
     *out = memory;
     agl_status status = ops->upload(loader->stream, memory, values, bytes);
-    if (status != AGL_OK) return agl_fail(err, status, "%s: %zu bytes cannot be uploaded", loader->dir, bytes);
+    if (status != AGL_OK)
+        return agl_fail(err, status, "%s: %zu bytes cannot be uploaded", loader->dir, bytes);
     return ops->stream_wait(loader->stream, err);
 }
 
-agl_status agl_weight_loader_vector(agl_weight_loader *loader, float **out, const char *name, int64_t rows,
-                                    int64_t columns, agl_error *err)
+agl_status agl_weight_loader_vector(agl_weight_loader *loader, float **out, const char *name,
+                                    int64_t rows, int64_t columns, agl_error *err)
 {
     const agl_tensor *tensor = NULL;
     size_t count = (size_t)rows * (size_t)columns;
@@ -361,7 +391,8 @@ agl_status agl_weight_loader_vector(agl_weight_loader *loader, float **out, cons
     if (loader->map != NULL) AGL_TRY(find_tensor(&tensor, loader, name, "", rows, columns, err));
     if (!creates(loader)) return AGL_OK;
     float *values = malloc(count * sizeof *values);
-    if (values == NULL) return agl_fail(err, AGL_ERR_MEMORY, "%s: no memory for %s", loader->dir, name);
+    if (values == NULL)
+        return agl_fail(err, AGL_ERR_MEMORY, "%s: no memory for %s", loader->dir, name);
     for (size_t i = 0; i < count; i++) {
         values[i] = tensor != NULL ? load_value(tensor->data, tensor->dtype, i) : 1.0f;
     }

@@ -34,7 +34,8 @@ typedef struct {
     size_t count;
 } agl_tensor_map;
 
-agl_status agl_tensor_map_init(agl_tensor_map *out, const agl_weights *weights, const char *dir, agl_error *err);
+agl_status agl_tensor_map_init(agl_tensor_map *out, const agl_weights *weights, const char *dir,
+                               agl_error *err);
 void agl_tensor_map_deinit(agl_tensor_map *map);
 agl_named_tensor *agl_tensor_map_find(const agl_tensor_map *map, const char *name); /* NULL: none */
 
@@ -80,17 +81,21 @@ typedef struct {
     agl_linear_part parts[AGL_WEIGHT_PARTS_MAX];
     int part_count;
     int64_t in;
-    int64_t kernel;             /* side of a convolution whose weight [out, in / side^2, side, side]
+    int64_t kernel; /* side of a convolution whose weight [out, in / side^2, side, side]
                                  * is stored as [out, side, side, in / side^2]; 0: none            */
 } agl_linear_spec;
 
-agl_status agl_weight_loader_linear(agl_weight_loader *loader, agl_weight **out, const agl_linear_spec *spec,
-                                    agl_error *err);
+agl_status agl_weight_loader_linear(agl_weight_loader *loader, agl_weight **out,
+                                    const agl_linear_spec *spec, agl_error *err);
+
+/* The common case: one tensor NAME.weight of [rows, in], no bias. */
+agl_status agl_weight_loader_matrix(agl_weight_loader *loader, agl_weight **out, const char *name,
+                                    int64_t rows, int64_t in, agl_error *err);
 
 /* Tensor prefix + name, [rows] or [rows, columns], as F32 on the backend. Random ones are 1.
  * *out is set as soon as there is memory to free. */
-agl_status agl_weight_loader_vector(agl_weight_loader *loader, float **out, const char *name, int64_t rows,
-                                    int64_t columns, agl_error *err);
+agl_status agl_weight_loader_vector(agl_weight_loader *loader, float **out, const char *name,
+                                    int64_t rows, int64_t columns, agl_error *err);
 
 /* True if the checkpoint has prefix + name; false without a map. */
 bool agl_weight_loader_has(const agl_weight_loader *loader, const char *name);

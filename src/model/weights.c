@@ -41,7 +41,8 @@ static agl_status shard_open(shard *out, const char *dir, agl_error *err)
     char path[PATH_BYTES];
     AGL_TRY(join(path, dir, out->file, err));
     AGL_TRY(agl_file_map_open(&out->map, path, err));
-    return agl_safetensors_parse(&out->tensors, &out->count, out->map.data, out->map.bytes, path, err);
+    return agl_safetensors_parse(&out->tensors, &out->count, out->map.data, out->map.bytes, path,
+                                 err);
 }
 
 /* ---- list of shards --------------------------------------------------------- */
@@ -58,16 +59,20 @@ static bool is_plain_file(const char *file)
 }
 
 /* Distinct values of weight_map, sorted. */
-static agl_status shards_from_map(agl_weights *weights, struct json_object *map, const char *path, agl_error *err)
+static agl_status shards_from_map(agl_weights *weights, struct json_object *map, const char *path,
+                                  agl_error *err)
 {
     size_t entries = (size_t)json_object_object_length(map), filled = 0;
     const char **files = calloc(entries + 1, sizeof *files);
-    if (files == NULL) return agl_fail(err, AGL_ERR_MEMORY, "%s: no memory for %zu entries", path, entries);
+    if (files == NULL)
+        return agl_fail(err, AGL_ERR_MEMORY, "%s: no memory for %zu entries", path, entries);
     agl_status status = AGL_OK;
     json_object_object_foreach(map, tensor, value) {
-        const char *file = json_object_is_type(value, json_type_string) ? json_object_get_string(value) : "";
+        const char *file =
+            json_object_is_type(value, json_type_string) ? json_object_get_string(value) : "";
         if (!is_plain_file(file)) {
-            status = agl_fail(err, AGL_ERR_FORMAT, "%s: weight_map of %.80s is \"%.80s\", a file name expected", path,
+            status = agl_fail(err, AGL_ERR_FORMAT,
+                              "%s: weight_map of %.80s is \"%.80s\", a file name expected", path,
                               tensor, file);
             break;
         }
@@ -76,19 +81,22 @@ static agl_status shards_from_map(agl_weights *weights, struct json_object *map,
     qsort(files, filled, sizeof *files, by_text);
     size_t distinct = 0;
     for (size_t i = 0; i < filled; i++) {
-        if (distinct == 0 || strcmp(files[distinct - 1], files[i]) != 0) files[distinct++] = files[i];
+        if (distinct == 0 || strcmp(files[distinct - 1], files[i]) != 0)
+            files[distinct++] = files[i];
     }
     if (status == AGL_OK && (distinct == 0 || distinct > SHARDS_MAX)) {
-        status = agl_fail(err, AGL_ERR_FORMAT, "%s: weight_map names %zu files, 1 to %d expected", path, distinct,
-                          SHARDS_MAX);
+        status = agl_fail(err, AGL_ERR_FORMAT, "%s: weight_map names %zu files, 1 to %d expected",
+                          path, distinct, SHARDS_MAX);
     }
     if (status == AGL_OK) {
         weights->shards = calloc(distinct, sizeof *weights->shards);
-        if (weights->shards == NULL) status = agl_fail(err, AGL_ERR_MEMORY, "%s: no memory for shards", path);
+        if (weights->shards == NULL)
+            status = agl_fail(err, AGL_ERR_MEMORY, "%s: no memory for shards", path);
     }
     for (size_t i = 0; status == AGL_OK && i < distinct; i++) {
         weights->shards[i].file = strdup(files[i]);
-        if (weights->shards[i].file == NULL) status = agl_fail(err, AGL_ERR_MEMORY, "%s: no memory for names", path);
+        if (weights->shards[i].file == NULL)
+            status = agl_fail(err, AGL_ERR_MEMORY, "%s: no memory for names", path);
         weights->shard_count++;
     }
     free(files);
@@ -128,27 +136,31 @@ static agl_status sort_tensors(agl_weights *weights, const char *dir, agl_error 
     size_t total = 0;
     for (size_t i = 0; i < weights->shard_count; i++) total += weights->shards[i].count;
     weights->sorted = calloc(total + 1, sizeof *weights->sorted);
-    if (weights->sorted == NULL) return agl_fail(err, AGL_ERR_MEMORY, "%s: no memory for %zu tensors", dir, total);
+    if (weights->sorted == NULL)
+        return agl_fail(err, AGL_ERR_MEMORY, "%s: no memory for %zu tensors", dir, total);
     for (size_t i = 0; i < weights->shard_count; i++) {
         shard *from = &weights->shards[i];
-        for (size_t t = 0; t < from->count; t++) weights->sorted[weights->count++] = &from->tensors[t];
+        for (size_t t = 0; t < from->count; t++)
+            weights->sorted[weights->count++] = &from->tensors[t];
     }
     qsort(weights->sorted, weights->count, sizeof *weights->sorted, by_name);
     for (size_t i = 1; i < weights->count; i++) {
         if (strcmp(weights->sorted[i - 1]->name, weights->sorted[i]->name) == 0) {
-            return agl_fail(err, AGL_ERR_FORMAT, "%s: tensor %s is in two shards", dir, weights->sorted[i]->name);
+            return agl_fail(err, AGL_ERR_FORMAT, "%s: tensor %s is in two shards", dir,
+                            weights->sorted[i]->name);
         }
     }
     return AGL_OK;
 }
 
 /* Every tensor the index promises must be there. */
-static agl_status check_promises(const agl_weights *weights, struct json_object *map, const char *path, agl_error *err)
+static agl_status check_promises(const agl_weights *weights, struct json_object *map,
+                                 const char *path, agl_error *err)
 {
     json_object_object_foreach(map, name, file) {
         if (agl_weights_find(weights, name) == NULL) {
-            return agl_fail(err, AGL_ERR_FORMAT, "%s: tensor %.200s is missing, in %s expected", path, name,
-                            json_object_get_string(file));
+            return agl_fail(err, AGL_ERR_FORMAT, "%s: tensor %.200s is missing, in %s expected",
+                            path, name, json_object_get_string(file));
         }
     }
     return AGL_OK;
@@ -183,8 +195,9 @@ static agl_status open_any(agl_weights *weights, const char *dir, agl_error *err
     struct json_object *index;
     status = agl_json_load(&index, path, INDEX_BYTES_MAX, err);
     if (status == AGL_ERR_NOT_FOUND) {
-        return agl_fail(err, AGL_ERR_NOT_FOUND, "%s: neither %s nor %s is there, one of them expected", dir,
-                        SINGLE_FILE, INDEX_FILE);
+        return agl_fail(err, AGL_ERR_NOT_FOUND,
+                        "%s: neither %s nor %s is there, one of them expected", dir, SINGLE_FILE,
+                        INDEX_FILE);
     }
     if (status != AGL_OK) return status;
     status = open_indexed(weights, dir, path, index, err);

@@ -30,14 +30,15 @@ static const golden_case GQA2 = {"gqa2", {
     .hidden = 512, .heads = 4, .kv_heads = 2, .layers = 3, .intermediate = 768, .old_layout = true,
     .vision_hidden = 256, .vision_heads = 2, .merger = 384, .image_size = 336}};
 static const golden_case GQA4 = {"gqa4", {
-    .hidden = 1024, .heads = 8, .kv_heads = 2, .layers = 2, .intermediate = 512, .rope_theta = 500000,
-    .vision_hidden = 128, .vision_heads = 4, .vision_depth = 3, .merger = 256, .image_size = 336,
-    .dtype = AGL_BF16, .seed = 2}};
-static const golden_case TIED = {"tied", {.layers = 4, .tied = true, .dtype = AGL_F16, .seed = 3}};
+    .hidden = 1024, .heads = 8, .kv_heads = 2, .layers = 2, .intermediate = 512,
+    .rope_theta = 500000, .vision_hidden = 128, .vision_heads = 4, .vision_depth = 3,
+    .merger = 256, .image_size = 336, .dtype = AGL_BF16, .seed = 2}};
+static const golden_case TIED = {"tied", {
+    .layers = 4, .tied = true, .dtype = AGL_F16, .seed = 3}};
 static const golden_case SHAPES_9B = {"9b", {
     .hidden = 4096, .heads = 32, .kv_heads = 2, .layers = 1, .intermediate = 13696, .vocab = 2048,
-    .old_layout = true, .vision_hidden = 1536, .vision_heads = 12, .vision_depth = 1, .merger = 13696,
-    .image_size = 336, .dtype = AGL_BF16, .seed = 4}};
+    .old_layout = true, .vision_hidden = 1536, .vision_heads = 12, .vision_depth = 1,
+    .merger = 13696, .image_size = 336, .dtype = AGL_BF16, .seed = 4}};
 
 typedef struct {
     const golden_case *golden;
@@ -69,13 +70,17 @@ static int setup(void **state)
     f->golden = golden;
     snprintf(path, sizeof path, "tests/fixtures/model/golden_%s.safetensors", golden->name);
     assert_int_equal(agl_file_map_open(&f->map, path, &err), AGL_OK);
-    assert_int_equal(agl_safetensors_parse(&f->tensors, &f->tensor_count, f->map.data, f->map.bytes, path, &err), AGL_OK);
+    assert_int_equal(
+        agl_safetensors_parse(&f->tensors, &f->tensor_count, f->map.data, f->map.bytes, path, &err),
+        AGL_OK);
     assert_int_equal(test_folder_make(folder, sizeof folder, &err), AGL_OK);
     if (test_checkpoint_write(folder, &golden->shape, &err) != AGL_OK) {
         test_folder_remove(folder);
         fail_msg("%s", err.message);
     }
-    test_decoder_open(&f->decoder, folder, &(test_decoder_options){.dtype = AGL_DTYPE_COUNT, .threads = 2, .scattered = true});
+    test_decoder_open(
+        &f->decoder, folder,
+        &(test_decoder_options){.dtype = AGL_DTYPE_COUNT, .threads = 2, .scattered = true});
     test_folder_remove(folder); /* the weights stay mapped */
     *state = f;
     return 0;
@@ -96,7 +101,8 @@ static void expect_close(const float *actual, const float *expected, size_t coun
 {
     double error = test_relative_error(actual, expected, count);
     print_message("%-24s relative error %.1e\n", what, error);
-    if (!(error <= TOLERANCE)) fail_msg("%s: relative error %g, at most %g expected", what, error, TOLERANCE);
+    if (!(error <= TOLERANCE))
+        fail_msg("%s: relative error %g, at most %g expected", what, error, TOLERANCE);
 }
 
 /* The image's rows, from the tower; compared with what the file holds of them. */
@@ -117,13 +123,16 @@ static void check_image(fixture *f, int index)
 
     float *rows = malloc(cells * hidden * sizeof *rows);
     assert_non_null(rows);
-    assert_int_equal(agl_model_encode_image(f->decoder.model, f->decoder.stream, pixels, height, width, rows), AGL_OK);
+    assert_int_equal(
+        agl_model_encode_image(f->decoder.model, f->decoder.stream, pixels, height, width, rows),
+        AGL_OK);
     const agl_tensor *expected = find(f, "%simage.%d.rows", "", index);
     if (expected != NULL) {
         assert_int_equal(expected->bytes, cells * hidden * sizeof *rows);
         expect_close(rows, expected->data, cells * hidden, name);
     } else {
-        const agl_tensor *picked = find(f, "%simage.%d.picked", "", index), *value = find(f, "%simage.%d.values", "", index);
+        const agl_tensor *picked = find(f, "%simage.%d.picked", "", index),
+                         *value = find(f, "%simage.%d.values", "", index);
         const agl_tensor *norm = find(f, "%simage.%d.norm", "", index);
         assert_true(picked != NULL && value != NULL && norm != NULL);
         size_t count = picked->bytes / sizeof(int32_t);
@@ -146,7 +155,8 @@ static void check_positions(const fixture *f, const test_sequence *sequence, con
     int32_t actual[3][512];
     assert_non_null(expected);
     assert_int_equal(expected->shape[1], sequence->count);
-    agl_positions_fill(actual[0], actual[1], actual[2], 0, sequence->count, sequence->images, sequence->image_count);
+    agl_positions_fill(actual[0], actual[1], actual[2], 0, sequence->count, sequence->images,
+                       sequence->image_count);
     for (size_t axis = 0; axis < 3; axis++) {
         assert_memory_equal(actual[axis], (const int32_t *)expected->data + axis * sequence->count,
                             sequence->count * sizeof(int32_t));
@@ -157,7 +167,8 @@ static void check_positions(const fixture *f, const test_sequence *sequence, con
 static void check_prompt(fixture *f, const char *prompt, const int *images, size_t image_count)
 {
     const agl_tensor *ids = find(f, "%s.ids", prompt, 0), *rows = find(f, "%s.rows", prompt, 0);
-    const agl_tensor *logits = find(f, "%s.logits", prompt, 0), *greedy = find(f, "%s.greedy", prompt, 0);
+    const agl_tensor *logits = find(f, "%s.logits", prompt, 0),
+                     *greedy = find(f, "%s.greedy", prompt, 0);
     if (ids == NULL) return;
     assert_true(rows != NULL && logits != NULL && greedy != NULL);
     size_t count = ids->bytes / sizeof(int32_t), hidden = (size_t)f->decoder.config.text.hidden;
@@ -175,7 +186,8 @@ static void check_prompt(fixture *f, const char *prompt, const int *images, size
         total += values;
     }
     test_sequence sequence, *one = &sequence;
-    test_sequence_init(&sequence, &f->decoder, ids->data, count, (const int32_t (*)[2])cells, visual);
+    test_sequence_init(&sequence, &f->decoder, ids->data, count, (const int32_t(*)[2])cells,
+                       visual);
     assert_int_equal(sequence.image_count, image_count);
     check_positions(f, &sequence, prompt);
 
@@ -186,7 +198,8 @@ static void check_prompt(fixture *f, const char *prompt, const int *images, size
         char what[64];
         int32_t row = ((const int32_t *)rows->data)[i];
         snprintf(what, sizeof what, "%s logits of row %d", prompt, row);
-        expect_close(all + (size_t)row * vocab, (const float *)logits->data + i * vocab, vocab, what);
+        expect_close(all + (size_t)row * vocab, (const float *)logits->data + i * vocab, vocab,
+                     what);
     }
     size_t tokens = greedy->bytes / sizeof(int32_t), width = 1;
     memcpy(last, all + (count - 1) * vocab, vocab * sizeof *last);
@@ -196,7 +209,8 @@ static void check_prompt(fixture *f, const char *prompt, const int *images, size
             if (last[id] > last[best]) best = id;
         }
         if ((int32_t)best != ((const int32_t *)greedy->data)[i]) {
-            fail_msg("%s: greedy token %zu is %zu, %d expected", prompt, i, best, ((const int32_t *)greedy->data)[i]);
+            fail_msg("%s: greedy token %zu is %zu, %d expected", prompt, i, best,
+                     ((const int32_t *)greedy->data)[i]);
         }
         test_sequence_append(&sequence, (int32_t)best);
         test_decoder_step(&f->decoder, &one, &width, 1, false, last);
@@ -219,10 +233,13 @@ static void test_reference(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        {"heads of 128, 2 to 1, rope keys side by side", test_reference, setup, teardown, (void *)&GQA2},
-        {"heads of 128, 4 to 1, theta 500000, bfloat16", test_reference, setup, teardown, (void *)&GQA4},
+        {"heads of 128, 2 to 1, rope keys side by side", test_reference, setup, teardown,
+         (void *)&GQA2},
+        {"heads of 128, 4 to 1, theta 500000, bfloat16", test_reference, setup, teardown,
+         (void *)&GQA4},
         {"tied embeddings, float16", test_reference, setup, teardown, (void *)&TIED},
-        {"layer shapes of the 9B model, bfloat16", test_reference, setup, teardown, (void *)&SHAPES_9B},
+        {"layer shapes of the 9B model, bfloat16", test_reference, setup, teardown,
+         (void *)&SHAPES_9B},
     };
     return cmocka_run_group_tests_name("golden/model", tests, NULL, NULL);
 }

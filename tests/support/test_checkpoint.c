@@ -144,7 +144,8 @@ static void add_text(plan *p)
     for (int l = 0; l < (int)s->layers; l++) {
         static const char *const NORMS[] = {"input_layernorm", "post_self_attn_layernorm",
                                             "post_attention_layernorm", "post_mlp_layernorm"};
-        for (size_t n = 0; n < 4; n++) vector(add(p, LAYER "%s.weight", l, NORMS[n]), KIND_NORM, hidden);
+        for (size_t n = 0; n < 4; n++)
+            vector(add(p, LAYER "%s.weight", l, NORMS[n]), KIND_NORM, hidden);
         static const char *const PARTS[] = {"q_proj", "k_proj", "v_proj"};
         for (size_t n = 0; n < 3; n++) {
             int64_t rows = (n == 0 ? s->heads : s->kv_heads) * head_dim;
@@ -166,10 +167,12 @@ static void add_vision(plan *p)
 {
     const test_checkpoint_shape *s = &p->shape;
     int64_t hidden = s->vision_hidden, out = s->hidden, side = s->image_size / 14;
-    set(add(p, VISUAL "patch_embed.proj.weight"), KIND_LINEAR, 5, (int64_t[]){hidden, 3, 2, 14, 14});
+    set(add(p, VISUAL "patch_embed.proj.weight"), KIND_LINEAR, 5,
+        (int64_t[]){hidden, 3, 2, 14, 14});
     vector(add(p, VISUAL "patch_embed.proj.bias"), KIND_BIAS, hidden);
     vector(add(p, VISUAL "post_conv_layernorm.weight"), KIND_NORM, hidden);
-    set(add(p, VISUAL "embeddings.position_embedding.weight"), KIND_TABLE, 2, (int64_t[]){side * side, hidden});
+    set(add(p, VISUAL "embeddings.position_embedding.weight"), KIND_TABLE, 2,
+        (int64_t[]){side * side, hidden});
     for (int b = 0; b < (int)s->vision_depth; b++) {
         vector(add(p, BLOCK "norm1.weight", b), KIND_NORM, hidden);
         vector(add(p, BLOCK "norm2.weight", b), KIND_NORM, hidden);
@@ -207,7 +210,8 @@ static agl_status close_file(FILE *file, const char *name, agl_error *err)
     return failed ? agl_fail(err, AGL_ERR_IO, "%s: cannot be written", name) : AGL_OK;
 }
 
-static agl_status write_text(const char *dir, const char *name, const char *text, size_t bytes, agl_error *err)
+static agl_status write_text(const char *dir, const char *name, const char *text, size_t bytes,
+                             agl_error *err)
 {
     FILE *file;
     AGL_TRY(open_file(&file, dir, name, err));
@@ -232,7 +236,8 @@ static void write_tensor(FILE *file, const tensor *t, const test_checkpoint_shap
         test_hash_fill(values, s->seed, t->hash_name, t->first + done, count);
         for (uint64_t i = 0; i < count; i++) {
             values[i] = weight_of(t, values[i]);
-            halves[i] = s->dtype == AGL_BF16 ? agl_f32_to_bf16(values[i]) : agl_f32_to_f16(values[i]);
+            halves[i] =
+                s->dtype == AGL_BF16 ? agl_f32_to_bf16(values[i]) : agl_f32_to_f16(values[i]);
         }
         if (s->dtype == AGL_F32) fwrite(values, sizeof values[0], count, file);
         else fwrite(halves, sizeof halves[0], count, file);
@@ -240,8 +245,8 @@ static void write_tensor(FILE *file, const tensor *t, const test_checkpoint_shap
 }
 
 /* Tensors first, first + step, ... of the plan. */
-static agl_status write_shard(const plan *p, const char *dir, const char *name, size_t first, size_t step,
-                              agl_error *err)
+static agl_status write_shard(const plan *p, const char *dir, const char *name, size_t first,
+                              size_t step, agl_error *err)
 {
     static const char *const DTYPES[] = {[AGL_F32] = "F32", [AGL_F16] = "F16", [AGL_BF16] = "BF16"};
     agl_buffer header;
@@ -250,13 +255,14 @@ static agl_status write_shard(const plan *p, const char *dir, const char *name, 
     uint64_t offset = 0;
     for (size_t i = first; i < p->count; i += step) {
         const tensor *t = &p->tensors[i];
-        agl_buffer_append_format(&header, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", t->name, DTYPES[p->shape.dtype]);
+        agl_buffer_append_format(&header, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", t->name,
+                                 DTYPES[p->shape.dtype]);
         for (int d = 0; d < t->rank; d++) {
             agl_buffer_append_format(&header, "%s%lld", d > 0 ? "," : "", (long long)t->shape[d]);
         }
         uint64_t bytes = (uint64_t)values_of(t) * agl_dtype_bytes(p->shape.dtype);
-        agl_buffer_append_format(&header, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)offset,
-                                 (unsigned long long)(offset + bytes));
+        agl_buffer_append_format(&header, "],\"data_offsets\":[%llu,%llu]}",
+                                 (unsigned long long)offset, (unsigned long long)(offset + bytes));
         offset += bytes;
     }
     agl_buffer_append_char(&header, '}');
@@ -268,7 +274,8 @@ static agl_status write_shard(const plan *p, const char *dir, const char *name, 
         uint64_t bytes = header.bytes;
         fwrite(&bytes, sizeof bytes, 1, file); /* little-endian hosts only */
         fwrite(header.data, 1, header.bytes, file);
-        for (size_t i = first; i < p->count; i += step) write_tensor(file, &p->tensors[i], &p->shape);
+        for (size_t i = first; i < p->count; i += step)
+            write_tensor(file, &p->tensors[i], &p->shape);
         status = close_file(file, name, err);
     }
     agl_buffer_deinit(&header);
@@ -288,7 +295,8 @@ static agl_status write_weights(const plan *p, const char *dir, agl_error *err)
         snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", s + 1, shards);
         status = write_shard(p, dir, name, s, shards, err);
         for (size_t i = s; i < p->count; i += shards) {
-            agl_buffer_append_format(&index, "%s\"%s\":\"%s\"", i > 0 ? "," : "", p->tensors[i].name, name);
+            agl_buffer_append_format(&index, "%s\"%s\":\"%s\"", i > 0 ? "," : "",
+                                     p->tensors[i].name, name);
         }
     }
     agl_buffer_append_text(&index, "}}");
@@ -301,15 +309,17 @@ static agl_status write_weights(const plan *p, const char *dir, agl_error *err)
 
 static agl_status write_config(const test_checkpoint_shape *s, const char *dir, agl_error *err)
 {
-    static const char *const DTYPES[] = {[AGL_F32] = "float32", [AGL_F16] = "float16", [AGL_BF16] = "bfloat16"};
+    static const char *const DTYPES[] = {
+        [AGL_F32] = "float32", [AGL_F16] = "float16", [AGL_BF16] = "bfloat16"};
     long long pairs = (long long)(s->hidden / s->heads / 4), temporal = pairs / 4;
     long long height = (pairs - temporal) / 2, width = pairs - temporal - height;
     char rope[512], text[4096];
     snprintf(rope, sizeof rope,
-             s->old_layout ? "\"rope_theta\":%g,\"partial_rotary_factor\":0.5,"
-                             "\"rope_scaling\":{\"rope_type\":\"default\",\"mrope_section\":[%lld,%lld,%lld]}"
-                           : "\"rope_parameters\":{\"rope_theta\":%g,\"partial_rotary_factor\":0.5,"
-                             "\"rope_type\":\"default\",\"mrope_section\":[%lld,%lld,%lld]}",
+             s->old_layout
+                 ? "\"rope_theta\":%g,\"partial_rotary_factor\":0.5,"
+                   "\"rope_scaling\":{\"rope_type\":\"default\",\"mrope_section\":[%lld,%lld,%lld]}"
+                 : "\"rope_parameters\":{\"rope_theta\":%g,\"partial_rotary_factor\":0.5,"
+                   "\"rope_type\":\"default\",\"mrope_section\":[%lld,%lld,%lld]}",
              s->rope_theta, temporal, height, width);
     int bytes = snprintf(
         text, sizeof text,
@@ -324,17 +334,19 @@ static agl_status write_config(const test_checkpoint_shape *s, const char *dir, 
         "\"hidden_act\":\"silu\",\"hidden_size\":%lld,\"image_size\":%lld,\"in_channels\":3,"
         "\"intermediate_size\":%lld,\"num_heads\":%lld,\"out_hidden_size\":%lld,\"patch_size\":14,"
         "\"rms_norm_eps\":1e-05,\"spatial_merge_size\":2,\"temporal_patch_size\":2}}",
-        DTYPES[s->dtype], s->tied ? "true" : "false", (long long)s->hidden, (long long)s->intermediate,
-        (long long)s->max_positions, (long long)s->heads, (long long)s->layers, (long long)s->kv_heads,
-        (long long)s->vocab, rope, (long long)s->vision_depth, (long long)s->vision_hidden,
-        (long long)s->image_size, (long long)s->merger, (long long)s->vision_heads, (long long)s->hidden);
+        DTYPES[s->dtype], s->tied ? "true" : "false", (long long)s->hidden,
+        (long long)s->intermediate, (long long)s->max_positions, (long long)s->heads,
+        (long long)s->layers, (long long)s->kv_heads, (long long)s->vocab, rope,
+        (long long)s->vision_depth, (long long)s->vision_hidden, (long long)s->image_size,
+        (long long)s->merger, (long long)s->vision_heads, (long long)s->hidden);
     return write_text(dir, "config.json", text, (size_t)bytes, err);
 }
 
 static agl_status copy_fixtures(const char *dir, agl_error *err)
 {
-    static const char *const FILES[] = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
-                                        "generation_config.json", "preprocessor_config.json"};
+    static const char *const FILES[] = {"tokenizer.json", "tokenizer_config.json",
+                                        "chat_template.jinja", "generation_config.json",
+                                        "preprocessor_config.json"};
     for (size_t i = 0; i < AGL_COUNT(FILES); i++) {
         char path[256], *text;
         size_t bytes;
@@ -373,11 +385,13 @@ static void fill_defaults(test_checkpoint_shape *s)
     if (s->seed == 0) s->seed = 1;
 }
 
-agl_status test_checkpoint_write(const char *dir, const test_checkpoint_shape *shape, agl_error *err)
+agl_status test_checkpoint_write(const char *dir, const test_checkpoint_shape *shape,
+                                 agl_error *err)
 {
     plan p = {.shape = shape != NULL ? *shape : (test_checkpoint_shape){0}};
     fill_defaults(&p.shape);
-    if (mkdir(dir, 0700) != 0 && errno != EEXIST) return agl_fail(err, AGL_ERR_IO, "%s: %s", dir, strerror(errno));
+    if (mkdir(dir, 0700) != 0 && errno != EEXIST)
+        return agl_fail(err, AGL_ERR_IO, "%s: %s", dir, strerror(errno));
     p.tensors = malloc(TENSORS_MAX * sizeof *p.tensors);
     if (p.tensors == NULL) return agl_fail(err, AGL_ERR_MEMORY, "no memory for a test checkpoint");
     add_text(&p);
@@ -392,8 +406,10 @@ agl_status test_checkpoint_write(const char *dir, const test_checkpoint_shape *s
 agl_status test_folder_make(char *out, size_t size, agl_error *err)
 {
     const char *parent = getenv("TMPDIR");
-    snprintf(out, size, "%s/agl-test-XXXXXX", parent != NULL && parent[0] != '\0' ? parent : "/tmp");
-    return mkdtemp(out) != NULL ? AGL_OK : agl_fail(err, AGL_ERR_IO, "%s: %s", out, strerror(errno));
+    snprintf(out, size, "%s/agl-test-XXXXXX",
+             parent != NULL && parent[0] != '\0' ? parent : "/tmp");
+    return mkdtemp(out) != NULL ? AGL_OK
+                                : agl_fail(err, AGL_ERR_IO, "%s: %s", out, strerror(errno));
 }
 
 void test_folder_remove(const char *dir)

@@ -42,7 +42,8 @@ typedef struct {
  * preprocessor_config.json into `dir`, which is made if needed. Runs from the
  * repository root. `shape` may be NULL. The rotated half of a head is cut in the
  * proportions 1 : 1.5 : 1.5 as in the 9B model. */
-agl_status test_checkpoint_write(const char *dir, const test_checkpoint_shape *shape, agl_error *err);
+agl_status test_checkpoint_write(const char *dir, const test_checkpoint_shape *shape,
+                                 agl_error *err);
 
 /* Fresh folder under TMPDIR or /tmp; test_folder_remove deletes it with the files in it. */
 agl_status test_folder_make(char *out, size_t size, agl_error *err);

@@ -13,7 +13,8 @@
 
 static void expect_ok(agl_status status, const agl_error *err)
 {
-    if (status != AGL_OK) fail_msg("%s: %s", agl_status_text(status), err != NULL ? err->message : "");
+    if (status != AGL_OK)
+        fail_msg("%s: %s", agl_status_text(status), err != NULL ? err->message : "");
 }
 
 static void set_default(int64_t *value, int64_t preset)
@@ -35,12 +36,16 @@ void test_decoder_open(test_decoder *out, const char *dir, const test_decoder_op
                                    .isa_mask = options->isa_mask};
     expect_ok(agl_backend_cpu_create(&out->backend, &machine, &err), &err);
     expect_ok(out->backend->ops->stream_create(out->backend, &out->stream, &err), &err);
-    agl_model_options model = {.dir = dir, .dtype = options->dtype, .rows_max = out->options.rows_max,
-                               .logit_rows_max = out->options.rows_max, .patches_max = out->options.patches_max};
+    agl_model_options model = {.dir = dir,
+                               .dtype = options->dtype,
+                               .rows_max = out->options.rows_max,
+                               .logit_rows_max = out->options.rows_max,
+                               .patches_max = out->options.patches_max};
     expect_ok(agl_model_create(&out->model, &out->config, out->backend, &model, &err), &err);
 
     const agl_text_config *text = &out->config.text;
-    size_t bytes = (size_t)(out->options.page_count * text->kv_heads * out->options.page_tokens * text->head_dim) *
+    size_t bytes = (size_t)(out->options.page_count * text->kv_heads * out->options.page_tokens *
+                            text->head_dim) *
                    sizeof(float);
     out->kv = calloc((size_t)text->layers, sizeof *out->kv);
     assert_non_null(out->kv);
@@ -48,8 +53,10 @@ void test_decoder_open(test_decoder *out, const char *dir, const test_decoder_op
         agl_kv_layer *layer = &out->kv[i];
         *layer = (agl_kv_layer){.dtype = AGL_F32, .page_tokens = out->options.page_tokens,
                                 .kv_heads = text->kv_heads, .head_dim = text->head_dim};
-        expect_ok(out->backend->ops->alloc(out->backend, &layer->k, bytes, AGL_MEMORY_KV, &err), &err);
-        expect_ok(out->backend->ops->alloc(out->backend, &layer->v, bytes, AGL_MEMORY_KV, &err), &err);
+        expect_ok(out->backend->ops->alloc(out->backend, &layer->k, bytes, AGL_MEMORY_KV, &err),
+                  &err);
+        expect_ok(out->backend->ops->alloc(out->backend, &layer->v, bytes, AGL_MEMORY_KV, &err),
+                  &err);
         memset(layer->k, 0xff, bytes); /* NaN: a read of a slot nobody wrote shows */
         memset(layer->v, 0xff, bytes);
     }
@@ -87,7 +94,8 @@ void test_sequence_init(test_sequence *out, test_decoder *decoder, const int32_t
         if (ids[i] != decoder->config.image_token) continue;
         assert_true(out->image_count < TEST_IMAGES_MAX);
         const int32_t *size = cells[out->image_count];
-        out->images[out->image_count++] = (agl_image_span){.first_token = i, .rows = size[0], .columns = size[1]};
+        out->images[out->image_count++] =
+            (agl_image_span){.first_token = i, .rows = size[0], .columns = size[1]};
         i += (size_t)(size[0] * size[1]) - 1;
     }
     for (size_t i = 0; i < TEST_PAGES_MAX; i++) out->pages[i] = -1;
@@ -117,7 +125,8 @@ static int32_t visual_row(const test_sequence *sequence, size_t at)
 static int32_t visual_count(const test_sequence *sequence)
 {
     int32_t count = 0;
-    for (size_t i = 0; i < sequence->image_count; i++) count += sequence->images[i].rows * sequence->images[i].columns;
+    for (size_t i = 0; i < sequence->image_count; i++)
+        count += sequence->images[i].rows * sequence->images[i].columns;
     return count;
 }
 
@@ -130,13 +139,13 @@ typedef struct {
 } step_inputs;
 
 /* Rows of one sequence from `row` on; visual rows count from `visual_first`. */
-static void fill_rows(step_inputs *in, test_decoder *decoder, test_sequence *sequence, size_t rows, size_t row,
-                      int32_t visual_first)
+static void fill_rows(step_inputs *in, test_decoder *decoder, test_sequence *sequence, size_t rows,
+                      size_t row, int32_t visual_first)
 {
     int64_t page_tokens = decoder->options.page_tokens;
     assert_true(row + rows <= ROWS_MAX && sequence->cached + rows <= sequence->count);
-    agl_positions_fill(in->positions[0] + row, in->positions[1] + row, in->positions[2] + row, sequence->cached, rows,
-                       sequence->images, sequence->image_count);
+    agl_positions_fill(in->positions[0] + row, in->positions[1] + row, in->positions[2] + row,
+                       sequence->cached, rows, sequence->images, sequence->image_count);
     for (size_t i = 0; i < rows; i++) {
         size_t token = sequence->cached + i, page = token / (size_t)page_tokens;
         assert_true(page < TEST_PAGES_MAX);
@@ -148,8 +157,8 @@ static void fill_rows(step_inputs *in, test_decoder *decoder, test_sequence *seq
     }
 }
 
-void test_decoder_step(test_decoder *decoder, test_sequence *const *sequences, const size_t *rows, size_t count,
-                       bool all_rows, float *logits)
+void test_decoder_step(test_decoder *decoder, test_sequence *const *sequences, const size_t *rows,
+                       size_t count, bool all_rows, float *logits)
 {
     const agl_text_config *text = &decoder->config.text;
     step_inputs *in = calloc(1, sizeof *in);
@@ -161,7 +170,8 @@ void test_decoder_step(test_decoder *decoder, test_sequence *const *sequences, c
         size_t cells = (size_t)visual_count(sequence);
         fill_rows(in, decoder, sequence, rows[i], total, (int32_t)visual_total);
         if (cells > 0) {
-            visual = realloc(visual, (visual_total + cells) * (size_t)text->hidden * sizeof *visual);
+            visual =
+                realloc(visual, (visual_total + cells) * (size_t)text->hidden * sizeof *visual);
             assert_non_null(visual);
             memcpy(visual + visual_total * (size_t)text->hidden, sequence->visual,
                    cells * (size_t)text->hidden * sizeof *visual);
@@ -169,9 +179,10 @@ void test_decoder_step(test_decoder *decoder, test_sequence *const *sequences, c
         }
         sequence->cached += rows[i];
         if (sequence->cached > context_max) context_max = sequence->cached;
-        in->sequences[i] = (agl_attention_sequence){
-            .row_first = (int32_t)total, .row_count = (int32_t)rows[i], .context = (int32_t)sequence->cached,
-            .page_table = (int32_t)(i * TEST_PAGES_MAX)};
+        in->sequences[i] = (agl_attention_sequence){.row_first = (int32_t)total,
+                                                    .row_count = (int32_t)rows[i],
+                                                    .context = (int32_t)sequence->cached,
+                                                    .page_table = (int32_t)(i * TEST_PAGES_MAX)};
         memcpy(in->page_tables + i * TEST_PAGES_MAX, sequence->pages, sizeof sequence->pages);
         for (size_t row = all_rows ? 0 : rows[i] - 1; row < rows[i]; row++) {
             in->logit_rows[wanted++] = (int32_t)(total + row);
@@ -181,11 +192,19 @@ void test_decoder_step(test_decoder *decoder, test_sequence *const *sequences, c
     for (size_t axis = 0; axis < 3; axis++) {
         memcpy(in->packed_positions + axis * total, in->positions[axis], total * sizeof(int32_t));
     }
-    agl_batch batch = {.rows = (int64_t)total, .ids = in->ids, .visual_rows = visual != NULL ? in->visual_rows : NULL,
-                       .visual = visual, .positions = in->packed_positions, .slots = in->slots,
-                       .sequences = in->sequences, .sequence_count = (int64_t)count, .page_tables = in->page_tables,
-                       .context_max = (int64_t)context_max, .logit_rows = in->logit_rows,
-                       .logit_count = logits != NULL ? (int64_t)wanted : 0, .kv = decoder->kv};
+    agl_batch batch = {.rows = (int64_t)total,
+                       .ids = in->ids,
+                       .visual_rows = visual != NULL ? in->visual_rows : NULL,
+                       .visual = visual,
+                       .positions = in->packed_positions,
+                       .slots = in->slots,
+                       .sequences = in->sequences,
+                       .sequence_count = (int64_t)count,
+                       .page_tables = in->page_tables,
+                       .context_max = (int64_t)context_max,
+                       .logit_rows = in->logit_rows,
+                       .logit_count = logits != NULL ? (int64_t)wanted : 0,
+                       .kv = decoder->kv};
     float *result = NULL;
     expect_ok(agl_model_decode(decoder->model, decoder->stream, &batch, &result), NULL);
     agl_error err = {0};

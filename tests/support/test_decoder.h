@@ -53,8 +53,8 @@ void test_sequence_append(test_sequence *sequence, int32_t token);
 
 /* One step over the next `rows[i]` uncached tokens of each sequence. logits: [sum of rows, vocab]
  * with all_rows, else [count, vocab] of each sequence's last row; NULL: none are asked for. */
-void test_decoder_step(test_decoder *decoder, test_sequence *const *sequences, const size_t *rows, size_t count,
-                       bool all_rows, float *logits);
+void test_decoder_step(test_decoder *decoder, test_sequence *const *sequences, const size_t *rows,
+                       size_t count, bool all_rows, float *logits);
 
 /* Feed the rest of one sequence in chunks and return its last row's arg-max. chunk 0: all at once. */
 int32_t test_decoder_next(test_decoder *decoder, test_sequence *sequence, size_t chunk);

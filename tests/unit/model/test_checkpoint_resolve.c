@@ -18,8 +18,8 @@ static char folder[256];
 static int setup(void **state)
 {
     (void)state;
-    static const char *const NAMES[] = {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME",
-                                        "MODELSCOPE_CACHE"};
+    static const char *const NAMES[] = {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME",
+                                        "XDG_CACHE_HOME", "MODELSCOPE_CACHE"};
     for (size_t i = 0; i < AGL_COUNT(NAMES); i++) unsetenv(NAMES[i]);
     if (test_folder_make(folder, sizeof folder, NULL) != AGL_OK) return -1;
     return setenv("HOME", folder, 1);
@@ -74,7 +74,8 @@ static void test_order(void **state)
     (void)state;
     char out[1024], path[1024];
     agl_error err;
-    assert_int_equal(agl_checkpoint_resolve(out, sizeof out, "zai-org/Model-9B", &err), AGL_ERR_NOT_FOUND);
+    assert_int_equal(agl_checkpoint_resolve(out, sizeof out, "zai-org/Model-9B", &err),
+                     AGL_ERR_NOT_FOUND);
     assert_non_null(strstr(err.message, ".cache/huggingface/hub/models--zai-org--Model-9B"));
     assert_non_null(strstr(err.message, ".cache/modelscope/hub/models/zai-org/Model-9B"));
     assert_non_null(strstr(err.message, "nothing is downloaded"));
@@ -106,9 +107,11 @@ static void test_folder_and_nonsense(void **state)
     assert_int_equal(agl_checkpoint_resolve(out, sizeof out, folder, &err), AGL_OK);
     assert_string_equal(out, folder);
     assert_int_equal(agl_checkpoint_resolve(out, 4, folder, &err), AGL_ERR_LIMIT);
-    static const char *const NAMES[] = {"", "model", "/no/such/folder", "a/b/c", "../x", "a/../b", "a/.."};
+    static const char *const NAMES[] = {"",       "model", "/no/such/folder", "a/b/c", "../x",
+                                        "a/../b", "a/.."};
     for (size_t i = 0; i < AGL_COUNT(NAMES); i++) {
-        assert_int_equal(agl_checkpoint_resolve(out, sizeof out, NAMES[i], &err), AGL_ERR_NOT_FOUND);
+        assert_int_equal(agl_checkpoint_resolve(out, sizeof out, NAMES[i], &err),
+                         AGL_ERR_NOT_FOUND);
         assert_non_null(strstr(err.message, "neither a folder nor a hub id"));
     }
 }

@@ -67,7 +67,8 @@ static void write_changed(const char *name, const char *fixture, const char *old
 static void write_genuine(const char *config)
 {
     write_changed("config.json", config, "{", "{");
-    write_changed("generation_config.json", "tiny/generation_config.json", "[\n    256,\n    263,\n    265,\n    275\n  ]",
+    write_changed("generation_config.json", "tiny/generation_config.json",
+                  "[\n    256,\n    263,\n    265,\n    275\n  ]",
                   "[151329, 151336, 151338, 151348]");
     write_changed("preprocessor_config.json", "tiny/preprocessor_config.json", "{", "{");
 }
@@ -181,7 +182,8 @@ static void test_processor_config(void **state)
     assert_int_equal(agl_config_load(&c, folder, &err), AGL_OK);
     assert_int_equal(c.image.pixels_max, 5000000);
     /* Without `size` the reference's class default holds. */
-    write_file("preprocessor_config.json", "{\"image_mean\": [0.5, 0.5, 0.5], \"image_std\": [0.5, 0.5, 0.5]}");
+    write_file("preprocessor_config.json",
+               "{\"image_mean\": [0.5, 0.5, 0.5], \"image_std\": [0.5, 0.5, 0.5]}");
     assert_int_equal(agl_config_load(&c, folder, &err), AGL_OK);
     assert_int_equal(c.image.pixels_min, 12544);
     assert_int_equal(c.image.pixels_max, 11760000);
@@ -191,39 +193,54 @@ static void test_processor_config(void **state)
 static void test_refusals(void **state)
 {
     (void)state;
-    static const struct { const char *file, *old, *new, *message; } CASES[] = {
+    static const struct { const char *file, *old, *new, *message;
+    } CASES[] = {
         {"config.json", "\"rope_theta\": 10000,", "", "rope_theta is missing"},
         {"config.json", "\"partial_rotary_factor\": 0.5,", "", "partial_rotary_factor is missing"},
         {"config.json", "\"mrope_section\"", "\"other\"", "mrope_section is missing"},
-        {"config.json", "\"rope_type\": \"default\"", "\"rope_type\": \"yarn\"", "rope_type is \"yarn\", \"default\" expected"},
+        {"config.json", "\"rope_type\": \"default\"", "\"rope_type\": \"yarn\"",
+         "rope_type is \"yarn\", \"default\" expected"},
         {"config.json", "\"rope_type\": \"default\"", "\"type\": \"linear\"", "type is \"linear\""},
         {"config.json", "\"rope_theta\": 10000,",
-         "\"rope_theta\": 10000, \"rope_parameters\": {\"rope_theta\": 500000},", "rope_theta is 10000, 500000 expected"},
+         "\"rope_theta\": 10000, \"rope_parameters\": {\"rope_theta\": 500000},",
+         "rope_theta is 10000, 500000 expected"},
         {"config.json", "\"rope_theta\": 10000,",
-         "\"rope_theta\": 10000, \"rope_parameters\": {\"mrope_section\": [12, 8, 12]},", "mrope_section is [8,12,12]"},
+         "\"rope_theta\": 10000, \"rope_parameters\": {\"mrope_section\": [12, 8, 12]},",
+         "mrope_section is [8,12,12]"},
         {"config.json", "12\n      ]", "13]", "with sum 32 expected"},
-        {"config.json", "Glm4vForConditionalGeneration", "Glm4vMoeForConditionalGeneration", "architectures is"},
+        {"config.json", "Glm4vForConditionalGeneration", "Glm4vMoeForConditionalGeneration",
+         "architectures is"},
         {"config.json", "\"image_token_id\": 151343,", "", "image_token_id is missing"},
-        {"config.json", "\"image_token_id\": 151343,", "\"image_token_id\": 151552,", "image_token_id is 151552"},
+        {"config.json", "\"image_token_id\": 151343,", "\"image_token_id\": 151552,",
+         "image_token_id is 151552"},
         {"config.json", "\"dtype\": \"bfloat16\",", "", "dtype is missing"},
         {"config.json", "\"dtype\": \"bfloat16\",", "\"dtype\": \"int8\",", "dtype is \"int8\""},
-        {"config.json", "\"num_key_value_heads\": 2,", "\"num_key_value_heads\": 3,", "num_key_value_heads is 3"},
+        {"config.json", "\"num_key_value_heads\": 2,", "\"num_key_value_heads\": 3,",
+         "num_key_value_heads is 3"},
         {"config.json", "\"num_key_value_heads\": 2,", "", "num_key_value_heads is missing"},
         {"config.json", "\"hidden_size\": 4096,", "\"hidden_size\": \"x\",", "hidden_size is"},
         {"config.json", "\"hidden_size\": 4096,", "\"hidden_size\": -1,", "hidden_size is -1"},
-        {"config.json", "\"max_position_embeddings\": 65536,", "", "max_position_embeddings is missing"},
+        {"config.json", "\"max_position_embeddings\": 65536,", "",
+         "max_position_embeddings is missing"},
         {"config.json", "\"rms_norm_eps\": 1e-05,", "", "rms_norm_eps is missing"},
-        {"config.json", "\"hidden_act\": \"silu\",", "\"hidden_act\": \"gelu\",", "hidden_act is \"gelu\", \"silu\" expected"},
-        {"config.json", "\"attention_bias\": false,", "\"attention_bias\": true,", "attention_bias is true, false expected"},
-        {"config.json", "\"out_hidden_size\": 4096,", "\"out_hidden_size\": 2048,", "out_hidden_size is 2048"},
+        {"config.json", "\"hidden_act\": \"silu\",", "\"hidden_act\": \"gelu\",",
+         "hidden_act is \"gelu\", \"silu\" expected"},
+        {"config.json", "\"attention_bias\": false,", "\"attention_bias\": true,",
+         "attention_bias is true, false expected"},
+        {"config.json", "\"out_hidden_size\": 4096,", "\"out_hidden_size\": 2048,",
+         "out_hidden_size is 2048"},
         {"config.json", "\"num_heads\": 12,", "\"num_heads\": 11,", "num_heads is 11"},
         {"config.json", "\"text_config\"", "\"text\"", "text_config is missing"},
-        {"config.json", "\"image_size\": 336,", "\"image_size\": 336, \"rope_parameters\": {\"rope_theta\": 1},", "rope_theta is 1, 10000 expected"},
-        {"preprocessor_config.json", "\"do_rescale\": true", "\"do_rescale\": false", "do_rescale is false, true expected"},
+        {"config.json", "\"image_size\": 336,",
+         "\"image_size\": 336, \"rope_parameters\": {\"rope_theta\": 1},",
+         "rope_theta is 1, 10000 expected"},
+        {"preprocessor_config.json", "\"do_rescale\": true", "\"do_rescale\": false",
+         "do_rescale is false, true expected"},
         {"preprocessor_config.json", "{", "{\"do_resize\": false,", "do_resize is false"},
         {"preprocessor_config.json", "{", "{\"resample\": 2,", "resample is 2, 3 expected"},
         {"preprocessor_config.json", "{", "{\"rescale_factor\": 1,", "rescale_factor is 1"},
-        {"preprocessor_config.json", "\"merge_size\": 2", "\"merge_size\": 4", "merge_size is 4, 2 expected"},
+        {"preprocessor_config.json", "\"merge_size\": 2", "\"merge_size\": 4",
+         "merge_size is 4, 2 expected"},
         {"preprocessor_config.json", "\"longest_edge\"", "\"width\"", "longest_edge is missing"},
         {"preprocessor_config.json", "\"image_mean\"", "\"mean\"", "image_mean is missing"},
         {"preprocessor_config.json", "\"image_std\"", "\"std\"", "image_std is missing"},
@@ -239,9 +256,10 @@ static void test_refusals(void **state)
         agl_config c;
         agl_error err = {0};
         agl_status status = agl_config_load(&c, folder, &err);
-        if (status == AGL_OK || strstr(err.message, CASES[i].message) == NULL || strstr(err.message, CASES[i].file) == NULL) {
-            fail_msg("%s: %s -> %s: status %d, \"%s\"; \"%s\" expected", CASES[i].file, CASES[i].old, CASES[i].new,
-                     (int)status, err.message, CASES[i].message);
+        if (status == AGL_OK || strstr(err.message, CASES[i].message) == NULL ||
+            strstr(err.message, CASES[i].file) == NULL) {
+            fail_msg("%s: %s -> %s: status %d, \"%s\"; \"%s\" expected", CASES[i].file,
+                     CASES[i].old, CASES[i].new, (int)status, err.message, CASES[i].message);
         }
     }
 }
@@ -251,7 +269,8 @@ static void test_quantization_is_recorded(void **state)
     (void)state;
     agl_config c;
     write_genuine("glm-4.1v-9b.config.json");
-    write_changed("config.json", "glm-4.1v-9b.config.json", "{", "{\"quantization_config\": {\"quant_method\": \"awq\", \"bits\": 4},");
+    write_changed("config.json", "glm-4.1v-9b.config.json", "{",
+                  "{\"quantization_config\": {\"quant_method\": \"awq\", \"bits\": 4},");
     assert_int_equal(agl_config_load(&c, folder, NULL), AGL_OK);
     assert_string_equal(c.quant_method, "awq");
 }

@@ -104,9 +104,11 @@ static void test_batch_equals_single(void **state)
         test_sequence_init(&c, &decoder, prompt, 12, NULL, NULL);
         test_sequence *sequences[] = {&a, &b, &c};
         const size_t before[] = {0, 19, 11}, rows[] = {TOKENS, 11, 1};
-        for (int i = 1; i < 3; i++) test_decoder_step(&decoder, &sequences[i], &before[i], 1, false, NULL);
+        for (int i = 1; i < 3; i++)
+            test_decoder_step(&decoder, &sequences[i], &before[i], 1, false, NULL);
         if (mode == 0) {
-            for (int i = 0; i < 3; i++) test_decoder_step(&decoder, &sequences[i], &rows[i], 1, false, alone[i]);
+            for (int i = 0; i < 3; i++)
+                test_decoder_step(&decoder, &sequences[i], &rows[i], 1, false, alone[i]);
         } else {
             test_decoder_step(&decoder, sequences, rows, 3, false, together);
         }
@@ -139,16 +141,20 @@ static void test_more_rows_than_a_chunk(void **state)
     (void)state;
     enum { SIDE = 28 * 17, CELL_COUNT = 17 * 17 }; /* 1156 patches */
     test_decoder decoder;
-    test_decoder_open(&decoder, folder, &(test_decoder_options){.patches_max = 4 * CELL_COUNT, .threads = 2});
+    test_decoder_open(&decoder, folder,
+                      &(test_decoder_options){.patches_max = 4 * CELL_COUNT, .threads = 2});
     uint8_t *pixels = malloc(SIDE * SIDE * 3);
     float *whole = malloc(CELL_COUNT * 64 * sizeof *whole);
     assert_true(pixels != NULL && whole != NULL);
-    for (size_t i = 0; i < SIDE * SIDE * 3; i++) pixels[i] = 128; /* patches differ by position only */
-    assert_int_equal(agl_model_encode_image(decoder.model, decoder.stream, pixels, SIDE, SIDE, whole), AGL_OK);
+    for (size_t i = 0; i < SIDE * SIDE * 3; i++)
+        pixels[i] = 128; /* patches differ by position only */
+    assert_int_equal(
+        agl_model_encode_image(decoder.model, decoder.stream, pixels, SIDE, SIDE, whole), AGL_OK);
     double smallest = INFINITY;
     for (size_t cell = 0; cell < CELL_COUNT; cell++) {
         double square = 0.0;
-        for (size_t i = 0; i < 64; i++) square += (double)whole[cell * 64 + i] * (double)whole[cell * 64 + i];
+        for (size_t i = 0; i < 64; i++)
+            square += (double)whole[cell * 64 + i] * (double)whole[cell * 64 + i];
         assert_true(isfinite(square));
         if (square < smallest) smallest = square;
     }
@@ -251,9 +257,11 @@ static void expect_refusal(const char *old, const char *new, const char *message
     fseek(file, at - header, SEEK_SET);
     fwrite(new, 1, length, file);
     fclose(file);
-    agl_status status = try_create(&a, dir, &(agl_model_options){.dtype = AGL_DTYPE_COUNT, .patches_max = 16});
+    agl_status status =
+        try_create(&a, dir, &(agl_model_options){.dtype = AGL_DTYPE_COUNT, .patches_max = 16});
     if (status == AGL_OK || strstr(a.err.message, message) == NULL) {
-        fail_msg("%s -> %s: status %d, \"%s\"; \"%s\" expected", old, new, (int)status, a.err.message, message);
+        fail_msg("%s -> %s: status %d, \"%s\"; \"%s\" expected", old, new, (int)status,
+                 a.err.message, message);
     }
     end_attempt(&a);
     char *report = NULL;
@@ -268,7 +276,8 @@ static void test_wrong_tensors(void **state)
     (void)state;
     expect_refusal("layers.1.self_attn.k_proj.bias", "layers.1.self_attn.k_proj.bios",
                    "tensor model.language_model.layers.1.self_attn.k_proj.bias is missing");
-    expect_refusal("visual.blocks.1.norm2", "visual.blocks.7.norm2", "model.visual.blocks.1.norm2.weight is missing");
+    expect_refusal("visual.blocks.1.norm2", "visual.blocks.7.norm2",
+                   "model.visual.blocks.1.norm2.weight is missing");
     expect_refusal("layers.0.mlp.down_proj.weight\":{\"dtype\":\"F32\",\"shape\":[64,128]",
                    "layers.0.mlp.down_proj.weight\":{\"dtype\":\"F32\",\"shape\":[128,64]",
                    "shape is [128,64], [64,128] expected");
@@ -293,7 +302,9 @@ static void test_left_over(void **state)
     fseek(file, at - text, SEEK_SET);
     fputs("\"num_hidden_layers\":1", file);
     fclose(file);
-    assert_int_equal(try_create(&a, dir, &(agl_model_options){.dtype = AGL_DTYPE_COUNT, .patches_max = 16}), AGL_ERR_FORMAT);
+    assert_int_equal(
+        try_create(&a, dir, &(agl_model_options){.dtype = AGL_DTYPE_COUNT, .patches_max = 16}),
+        AGL_ERR_FORMAT);
     assert_non_null(strstr(a.err.message, "layers.1."));
     assert_non_null(strstr(a.err.message, "belongs to no part of this model"));
     end_attempt(&a);
@@ -304,13 +315,17 @@ static void test_quantized_is_refused(void **state)
 {
     (void)state;
     attempt a;
-    assert_int_equal(try_create(&a, folder, &(agl_model_options){.dtype = AGL_I32}), AGL_ERR_UNSUPPORTED);
+    assert_int_equal(try_create(&a, folder, &(agl_model_options){.dtype = AGL_I32}),
+                     AGL_ERR_UNSUPPORTED);
     assert_non_null(strstr(a.err.message, "dtype is int32"));
     end_attempt(&a);
     assert_int_equal(agl_config_load(&a.config, folder, NULL), AGL_OK);
     strcpy(a.config.quant_method, "awq");
-    assert_int_equal(agl_model_create(&a.model, &a.config, NULL, &(agl_model_options){.dir = folder}, &a.err), AGL_ERR_UNSUPPORTED);
-    assert_non_null(strstr(a.err.message, "quantized checkpoints (awq) are not supported by this build yet"));
+    assert_int_equal(
+        agl_model_create(&a.model, &a.config, NULL, &(agl_model_options){.dir = folder}, &a.err),
+        AGL_ERR_UNSUPPORTED);
+    assert_non_null(
+        strstr(a.err.message, "quantized checkpoints (awq) are not supported by this build yet"));
 }
 
 /* ---- plan ------------------------------------------------------------------- */
@@ -341,17 +356,36 @@ static void test_plan_is_what_is_taken(void **state)
 static void test_plan_of_9b(void **state)
 {
     (void)state;
-    agl_config config = {.dtype = AGL_BF16, .has_vision = true,
-        .text = {.hidden = 4096, .layers = 40, .heads = 32, .kv_heads = 2, .head_dim = 128, .intermediate = 13696,
-                 .vocab = 151552, .rope_pairs = 32},
-        .vision = {.hidden = 1536, .depth = 24, .heads = 12, .head_dim = 128, .mlp = 4096, .out_hidden = 4096,
-                   .merger = 13696, .patch = 14, .merge = 2, .frames = 2, .channels = 3, .position_side = 24}};
+    agl_config config = {.dtype = AGL_BF16,
+                         .has_vision = true,
+                         .text = {.hidden = 4096,
+                                  .layers = 40,
+                                  .heads = 32,
+                                  .kv_heads = 2,
+                                  .head_dim = 128,
+                                  .intermediate = 13696,
+                                  .vocab = 151552,
+                                  .rope_pairs = 32},
+                         .vision = {.hidden = 1536,
+                                    .depth = 24,
+                                    .heads = 12,
+                                    .head_dim = 128,
+                                    .mlp = 4096,
+                                    .out_hidden = 4096,
+                                    .merger = 13696,
+                                    .patch = 14,
+                                    .merge = 2,
+                                    .frames = 2,
+                                    .channels = 3,
+                                    .position_side = 24}};
     agl_backend backend = {.activation = AGL_F32};
     agl_model_plan plan;
-    agl_model_options options = {.dtype = AGL_DTYPE_COUNT, .rows_max = 512, .logit_rows_max = 64, .patches_max = 13416};
+    agl_model_options options = {
+        .dtype = AGL_DTYPE_COUNT, .rows_max = 512, .logit_rows_max = 64, .patches_max = 13416};
     assert_int_equal(agl_model_plan_make(&plan, &config, &options, &backend), AGL_OK);
     assert_int_equal(plan.parameters, 10292777472);
-    assert_true(plan.weight_bytes > 2 * plan.parameters && plan.weight_bytes < 2 * plan.parameters + (8 << 20));
+    assert_true(plan.weight_bytes > 2 * plan.parameters &&
+                plan.weight_bytes < 2 * plan.parameters + (8 << 20));
     assert_int_equal(agl_model_kv_bytes_per_token(&config, AGL_BF16), 40960);
     assert_true(plan.vision_bytes < (uint64_t)700 << 20);
     options.patches_max = 0;
@@ -380,12 +414,18 @@ static void test_dummy_weights(void **state)
         attempt a;
         agl_stream *stream;
         double progress = 0.0;
-        assert_int_equal(try_create(&a, folder, &(agl_model_options){
-            .dummy = true, .dtype = AGL_BF16, .patches_max = 64, .seed = 5, .progress = count_progress,
-            .progress_user = &progress}), AGL_OK);
+        assert_int_equal(try_create(&a, folder,
+                                    &(agl_model_options){.dummy = true,
+                                                         .dtype = AGL_BF16,
+                                                         .patches_max = 64,
+                                                         .seed = 5,
+                                                         .progress = count_progress,
+                                                         .progress_user = &progress}),
+                         AGL_OK);
         assert_true(progress > 0.5);
         assert_int_equal(a.backend->ops->stream_create(a.backend, &stream, &a.err), AGL_OK);
-        assert_int_equal(agl_model_encode_image(a.model, stream, PIXELS, HEIGHT, WIDTH, rows[run]), AGL_OK);
+        assert_int_equal(agl_model_encode_image(a.model, stream, PIXELS, HEIGHT, WIDTH, rows[run]),
+                         AGL_OK);
         for (size_t i = 0; i < 6 * 64; i++) assert_true(isfinite(rows[run][i]));
         a.backend->ops->stream_destroy(stream);
         end_attempt(&a);
@@ -402,12 +442,15 @@ static void test_inspect(void **state)
     assert_int_equal(agl_model_inspect(&text, folder, &err), AGL_OK);
     assert_int_equal(agl_json_parse(&report, text, strlen(text), "report", &err), AGL_OK);
     assert_int_equal(json_object_array_length(agl_json_member(report, "refused")), 0);
-    assert_string_equal(json_object_get_string(agl_json_member(report, "architecture")), "Glm4vForConditionalGeneration");
+    assert_string_equal(json_object_get_string(agl_json_member(report, "architecture")),
+                        "Glm4vForConditionalGeneration");
     assert_string_equal(json_object_get_string(agl_json_member(report, "dtype")), "float32");
     assert_int_equal(json_object_get_int64(agl_json_member(report, "weight_bytes")),
                      4 * json_object_get_int64(agl_json_member(report, "parameters")));
     struct json_object *parts = agl_json_member(report, "parts");
-    assert_int_equal(json_object_get_int64(agl_json_member(agl_json_member(parts, "embed"), "parameters")), 320 * 64);
+    assert_int_equal(
+        json_object_get_int64(agl_json_member(agl_json_member(parts, "embed"), "parameters")),
+        320 * 64);
     assert_null(agl_json_member(parts, "other"));
     assert_non_null(strstr(text, "\"temperature\":0.8,"));
     json_object_put(report);
@@ -428,8 +471,10 @@ static void test_inspect_foreign(void **state)
     snprintf(path, sizeof path, "%s/config.json", dir);
     FILE *file = fopen(path, "wb");
     assert_non_null(file);
-    fputs("{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"torch_dtype\":\"float16\","
-          "\"quantization_config\":{\"quant_method\":\"gptq\"}}", file);
+    fputs(
+        "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"torch_dtype\":\"float16\","
+        "\"quantization_config\":{\"quant_method\":\"gptq\"}}",
+        file);
     fclose(file);
     assert_int_equal(agl_model_inspect(&text, dir, NULL), AGL_OK);
     assert_int_equal(agl_json_parse(&report, text, strlen(text), "report", NULL), AGL_OK);

@@ -29,7 +29,8 @@ static int teardown(void **state)
 }
 
 /* Parse `header` followed by data_bytes zeros from memory of exactly that size. */
-static agl_status parse(agl_tensor **tensors, size_t *count, const char *header, size_t data_bytes, agl_error *err)
+static agl_status parse(agl_tensor **tensors, size_t *count, const char *header, size_t data_bytes,
+                        agl_error *err)
 {
     static unsigned char *file;
     size_t json = strlen(header);
@@ -49,9 +50,10 @@ static void test_good_header(void **state)
     size_t count;
     agl_error err;
     char header[512];
-    snprintf(header, sizeof header, "%-160s",
-             "{\"__metadata__\":{\"a\":\"b\"},\"x\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]},"
-             "\"y\":{\"dtype\":\"BF16\",\"shape\":[],\"data_offsets\":[24,26]}}");
+    snprintf(
+        header, sizeof header, "%-160s",
+        "{\"__metadata__\":{\"a\":\"b\"},\"x\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]},"
+        "\"y\":{\"dtype\":\"BF16\",\"shape\":[],\"data_offsets\":[24,26]}}");
     assert_int_equal(parse(&tensors, &count, header, 26, &err), AGL_OK);
     assert_int_equal(count, 2);
     assert_string_equal(tensors[0].name, "x");
@@ -67,8 +69,10 @@ static void test_good_header(void **state)
 static void test_bad_headers(void **state)
 {
     (void)state;
-#define X(dtype, shape, offsets) "{\"x\":{\"dtype\":" dtype ",\"shape\":" shape ",\"data_offsets\":" offsets "}}"
-    static const struct { const char *header; size_t data_bytes; const char *message; } CASES[] = {
+#define X(dtype, shape, offsets)                                                                   \
+    "{\"x\":{\"dtype\":" dtype ",\"shape\":" shape ",\"data_offsets\":" offsets "}}"
+    static const struct { const char *header; size_t data_bytes; const char *message;
+    } CASES[] = {
         {"[]", 0, "not a JSON object"},
         {"{", 0, "invalid JSON"},
         {"{\"x\":3}", 0, "dtype is missing"},
@@ -85,9 +89,12 @@ static void test_bad_headers(void **state)
         {X("\"F32\"", "3", "[0,4]"), 4, "shape is missing"},
         {X("\"U8\"", "[4]", "[0,4]"), 5, "1 bytes after the last tensor"},
         {X("\"U8\"", "[3]", "[1,4]"), 4, "belong to no tensor"},
-        {"{\"x\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"y\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[2,6]}}", 6, "overlap"},
-        {"{\"x\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},\"x\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[2,4]}}", 4, "belong to no tensor"},
-        {"{\"xy\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "a multiple of 4 expected"},
+        {"{\"x\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"y\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[2,6]}}",
+         6, "overlap"},
+        {"{\"x\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},\"x\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[2,4]}}",
+         4, "belong to no tensor"},
+        {"{\"xy\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4,
+         "a multiple of 4 expected"},
     };
 #undef X
     for (size_t i = 0; i < AGL_COUNT(CASES); i++) {
@@ -96,7 +103,8 @@ static void test_bad_headers(void **state)
         agl_error err = {0};
         agl_status status = parse(&tensors, &count, CASES[i].header, CASES[i].data_bytes, &err);
         if (status == AGL_OK || strstr(err.message, CASES[i].message) == NULL) {
-            fail_msg("%s: status %d, \"%s\"; \"%s\" expected", CASES[i].header, (int)status, err.message, CASES[i].message);
+            fail_msg("%s: status %d, \"%s\"; \"%s\" expected", CASES[i].header, (int)status,
+                     err.message, CASES[i].message);
         }
         assert_null(tensors);
     }
@@ -108,12 +116,16 @@ static void test_bad_lengths(void **state)
     agl_tensor *tensors;
     size_t count;
     unsigned char file[16] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
-    assert_int_equal(agl_safetensors_parse(&tensors, &count, file, 16, "file", NULL), AGL_ERR_FORMAT);
-    assert_int_equal(agl_safetensors_parse(&tensors, &count, file, 7, "file", NULL), AGL_ERR_FORMAT);
+    assert_int_equal(agl_safetensors_parse(&tensors, &count, file, 16, "file", NULL),
+                     AGL_ERR_FORMAT);
+    assert_int_equal(agl_safetensors_parse(&tensors, &count, file, 7, "file", NULL),
+                     AGL_ERR_FORMAT);
     memset(file, 0, sizeof file);
     file[0] = 9; /* one more than the file has */
-    assert_int_equal(agl_safetensors_parse(&tensors, &count, file, 16, "file", NULL), AGL_ERR_FORMAT);
-    assert_int_equal(agl_safetensors_parse(&tensors, &count, file, 0, "file", NULL), AGL_ERR_FORMAT);
+    assert_int_equal(agl_safetensors_parse(&tensors, &count, file, 16, "file", NULL),
+                     AGL_ERR_FORMAT);
+    assert_int_equal(agl_safetensors_parse(&tensors, &count, file, 0, "file", NULL),
+                     AGL_ERR_FORMAT);
 }
 
 static void test_shards(void **state)
@@ -123,14 +135,17 @@ static void test_shards(void **state)
     agl_weights *weights;
     agl_error err;
     snprintf(dir, sizeof dir, "%s/shards", folder);
-    assert_int_equal(test_checkpoint_write(dir, &(test_checkpoint_shape){.shards = 3}, &err), AGL_OK);
+    assert_int_equal(test_checkpoint_write(dir, &(test_checkpoint_shape){.shards = 3}, &err),
+                     AGL_OK);
     assert_int_equal(agl_weights_open(&weights, dir, &err), AGL_OK);
-    const agl_tensor *norm = agl_weights_find(weights, "model.language_model.layers.1.input_layernorm.weight");
+    const agl_tensor *norm =
+        agl_weights_find(weights, "model.language_model.layers.1.input_layernorm.weight");
     assert_non_null(norm);
     assert_int_equal(norm->shape[0], 64);
     assert_null(agl_weights_find(weights, "model.language_model.layers.2.input_layernorm.weight"));
     for (size_t i = 1; i < agl_weights_count(weights); i++) {
-        assert_true(strcmp(agl_weights_at(weights, i - 1)->name, agl_weights_at(weights, i)->name) < 0);
+        assert_true(strcmp(agl_weights_at(weights, i - 1)->name, agl_weights_at(weights, i)->name) <
+                    0);
     }
     /* The numbers are the generator's. */
     float u;
@@ -161,7 +176,8 @@ static void test_bad_index(void **state)
     agl_error err;
     char dir[300];
     snprintf(dir, sizeof dir, "%s/index", folder);
-    assert_int_equal(test_checkpoint_write(dir, &(test_checkpoint_shape){.shards = 2}, &err), AGL_OK);
+    assert_int_equal(test_checkpoint_write(dir, &(test_checkpoint_shape){.shards = 2}, &err),
+                     AGL_OK);
     write_index(dir, "{\"weight_map\":{\"a\":\"../../etc/passwd\"}}");
     assert_int_equal(agl_weights_open(&weights, dir, &err), AGL_ERR_FORMAT);
     assert_non_null(strstr(err.message, "a file name expected"));
