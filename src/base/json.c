@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "base/file_map.h"
+#include "base/utf8.h"
 
 #define DEPTH_MAX 64
 
@@ -16,9 +17,11 @@ agl_status agl_json_parse(struct json_object **out, const char *text, size_t byt
     if (bytes > INT_MAX) {
         return agl_fail(err, AGL_ERR_LIMIT, "%s: %zu bytes of JSON are too many", name, bytes);
     }
+    /* json-c's own check lets overlong forms and surrogates pass. */
+    if (!agl_utf8_is_valid(text, bytes)) return agl_fail(err, AGL_ERR_FORMAT, "%s: invalid JSON: not UTF-8", name);
     struct json_tokener *tokener = json_tokener_new_ex(DEPTH_MAX);
     if (tokener == NULL) return agl_fail(err, AGL_ERR_MEMORY, "%s: no memory for JSON", name);
-    json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
+    json_tokener_set_flags(tokener, JSON_TOKENER_STRICT);
 
     struct json_object *value = json_tokener_parse_ex(tokener, text, (int)bytes);
     enum json_tokener_error problem = json_tokener_get_error(tokener);

@@ -175,7 +175,7 @@ static void test_json(void **state)
     (void)state;
     static const char *const REFUSED[] = {
         "", "{", "{\"a\":1}x", "['a']", "[1,]", "{\"a\":1,}", "\"\xff\"", "nul", "[1] [2]", "{\"a\" 1}",
-        "\x00", "// c\n1", "01", "[+1]",
+        "\x00", "// c\n1", "01", "[+1]", "\"\xc0\xaf\"", "\"\xed\xa0\x80\"", "\"0123456789abc\xf5\"",
     };
     struct json_object *value;
     for (size_t i = 0; i < AGL_COUNT(REFUSED); i++) {
