@@ -272,7 +272,11 @@ static agl_status parse_tools(const agl_fields *fields)
                             "tool_choice '%.60s' is not supported; only \"auto\" and \"none\" are",
                             is_text ? json_object_get_string(choice) : "(named function)");
     }
-    if (agl_field_present(fields, "tools") && !atomic_flag_test_and_set(&warned)) {
+    struct json_object *tools = agl_json_member(fields->object, "tools");
+    if (tools != NULL && !json_object_is_type(tools, json_type_array)) {
+        return agl_api_fail(fields->err, AGL_ERR_ARGUMENT, "tools", "tools must be a list");
+    }
+    if (tools != NULL && !atomic_flag_test_and_set(&warned)) {
         agl_log_warning("a request carries tools: they are ignored, this model answers in text");
     }
     return AGL_OK;
