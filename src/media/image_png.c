@@ -100,6 +100,12 @@ static agl_status read_ihdr(png_file *png, agl_bytes body, agl_error *err)
     return AGL_OK;
 }
 
+static agl_status check_sum(const uint8_t *type, agl_bytes body, agl_error *err)
+{
+    if (libdeflate_crc32(0, type, body.bytes + 4) == big_endian32(body.data + body.bytes)) return AGL_OK;
+    return agl_fail(err, AGL_ERR_FORMAT, "PNG chunk %.4s is damaged (checksum)", (const char *)type);
+}
+
 /* Only chunks that change pixels or their orientation are read. */
 static agl_status read_chunk(png_file *png, const uint8_t *type, agl_bytes body, agl_error *err)
 {
@@ -107,10 +113,7 @@ static agl_status read_chunk(png_file *png, const uint8_t *type, agl_bytes body,
     else if (memcmp(type, "tRNS", 4) == 0) png->transparency = body;
     else if (memcmp(type, "eXIf", 4) == 0) png->exif = body;
     else return AGL_OK;
-    if (libdeflate_crc32(0, type, body.bytes + 4) != big_endian32(body.data + body.bytes))
-        return agl_fail(err, AGL_ERR_FORMAT, "PNG chunk %.4s is damaged (checksum)",
-                        (const char *)type);
-    return AGL_OK;
+    return check_sum(type, body, err);
 }
 
 /* One walk over all chunks. A file cut after its first IDAT goes on; inflate will judge. */
@@ -126,6 +129,7 @@ static agl_status read_chunks(png_file *png, agl_bytes file, agl_error *err)
             return agl_fail(err, AGL_ERR_FORMAT, "PNG does not begin with its header chunk");
         if (first) {
             AGL_TRY(read_ihdr(png, body, err));
+            AGL_TRY(check_sum(type, body, err));
         } else if (memcmp(type, "IDAT", 4) == 0) {
             if (body.bytes > rest) body.bytes = rest;
             if (png->idat_count++ == 0) png->idat = body;
