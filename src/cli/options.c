@@ -198,6 +198,11 @@ static agl_status settle_keys(agl_cli_options *options, agl_error *err)
     return AGL_OK;
 }
 
+static uint32_t milliseconds(double seconds)
+{
+    return (uint32_t)(seconds * 1e3 + 0.5);
+}
+
 static agl_status settle_server(agl_cli_options *options, agl_error *err)
 {
     agl_server_options *server = &options->server;
@@ -208,8 +213,10 @@ static agl_status settle_server(agl_cli_options *options, agl_error *err)
     if (options->ssl_cert_reqs == 2 && server->ssl_ca_certs == NULL)
         return agl_fail(err, AGL_ERR_ARGUMENT, "--ssl-cert-reqs 2 needs --ssl-ca-certs: who signs the clients");
     server->ssl_require_client_cert = options->ssl_cert_reqs == 2;
-    server->request_timeout_ms = (uint32_t)(options->request_timeout_s * 1e3 + 0.5);
-    server->media_timeout_ms = (uint32_t)(options->media_timeout_s * 1e3 + 0.5);
+    server->request_timeout_ms = milliseconds(options->request_timeout_s);
+    server->media_timeout_ms = milliseconds(options->media_timeout_s);
+    server->receive_timeout_ms = milliseconds(options->receive_timeout_s);
+    server->idle_timeout_ms = milliseconds(options->idle_timeout_s);
     server->split_reasoning = options->reasoning_parser != NULL && options->reasoning_parser[0] != '\0';
     if (options->chat_template_kwargs != NULL)
         server->default_chat_template_kwargs =

@@ -35,7 +35,7 @@ typedef struct {
     const char *content_format, *scheduling_policy, *reasoning_parser;
     uint32_t pipeline_parallel_size, data_parallel_size;
     int32_t ssl_cert_reqs;              /* Python's ssl: 2 asks clients for certificates */
-    double request_timeout_s, media_timeout_s;
+    double request_timeout_s, media_timeout_s, receive_timeout_s, idle_timeout_s;
 
     /* program */
     const char *log_level;              /* "debug", "info", ...                          */

@@ -206,7 +206,7 @@ def test_image_changes_answer_probabilities(client):
     ({"top_p": 0}, openai.BadRequestError),
     ({"top_p": 1.5}, openai.BadRequestError),
     ({"n": 0}, openai.BadRequestError),
-    ({"max_tokens": 0}, openai.BadRequestError),
+    ({"max_tokens": -1}, openai.BadRequestError),
     ({"presence_penalty": 3}, openai.BadRequestError),
     ({"top_logprobs": 50, "logprobs": True}, openai.BadRequestError),
     ({"messages": []}, openai.BadRequestError),

@@ -143,6 +143,8 @@ static const value_case VALUES[] = {
     { AGL_CLI_SERVE, "M|--reasoning-parser|", AT(server.split_reasoning), SWITCH, 0, NULL },
     { AGL_CLI_SERVE, "M", AT(shutdown_timeout_s), REAL, 30, NULL },
     { AGL_CLI_SERVE, "M|--shutdown-timeout|0", AT(shutdown_timeout_s), REAL, 0, NULL },
+    { AGL_CLI_SERVE, "M|--timeout-keep-alive|2", AT(server.idle_timeout_ms), U32, 2000, NULL },
+    { AGL_CLI_SERVE, "M|--receive-timeout|0.5", AT(server.receive_timeout_ms), U32, 500, NULL },
     { AGL_CLI_SERVE, "M|--request-timeout|1.5", AT(server.request_timeout_ms), U32, 1500, NULL },
     { AGL_CLI_SERVE, "M|--default-chat-template-kwargs.enable_thinking|false", AT(server.default_chat_template_kwargs), TEXT, 0, "{\"enable_thinking\":false}" },
     { AGL_CLI_SERVE, "M|--override-generation-config|{\"temperature\":0.5}|--override-generation-config.top_p|1", AT(engine.override_generation_config), TEXT, 0, "{\"temperature\":0.5,\"top_p\":1}" },
