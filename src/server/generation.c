@@ -258,6 +258,7 @@ static void take_done(agl_generation *self, size_t prompt)
     const agl_usage *usage = &self->answer.prompts[prompt].usage;
     uint32_t n = self->call.options.sampling.n;
     agl_metrics_request(self->metrics, &(agl_request_record){
+        .id = self->id,
         .usage = usage,
         .n = n,
         .max_tokens = self->call.options.sampling.max_tokens,

@@ -8,8 +8,11 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/clock.h"
+#include "base/log.h"
 #include "base/status.h"
 #include "server/histogram.h"
+#include "server/ttft_monitor.h"
 
 #define ROUTES_MAX 48
 
@@ -90,12 +93,18 @@ struct agl_metrics {
     _Atomic uint64_t rejects[AGL_REJECT_COUNT];
     _Atomic uint64_t finishes[AGL_FINISH_ABORT + 1];
     _Atomic uint64_t disconnects;
+    agl_ttft_monitor *ttft_monitor;
 };
 
 agl_metrics *agl_metrics_create(void)
 {
     agl_metrics *metrics = calloc(1, sizeof *metrics);
     if (metrics == NULL) return NULL;
+    metrics->ttft_monitor = agl_ttft_monitor_create();
+    if (metrics->ttft_monitor == NULL) {
+        free(metrics);
+        return NULL;
+    }
     for (size_t i = 0; i < H_COUNT; i++) {
         agl_histogram_init(&metrics->histograms[i], HISTOGRAM_TABLE[i].edges, HISTOGRAM_TABLE[i].edge_count,
                            HISTOGRAM_TABLE[i].unit);
@@ -105,6 +114,8 @@ agl_metrics *agl_metrics_create(void)
 
 void agl_metrics_destroy(agl_metrics *metrics)
 {
+    if (metrics == NULL) return;
+    agl_ttft_monitor_destroy(metrics->ttft_monitor);
     free(metrics);
 }
 
@@ -131,12 +142,28 @@ void agl_metrics_inter_token(agl_metrics *metrics, double seconds)
     agl_histogram_observe(&metrics->histograms[H_ITL], seconds);
 }
 
+static void watch_ttft(agl_metrics *metrics, const agl_request_record *record)
+{
+    agl_ttft_anomaly found;
+    if (!agl_ttft_monitor_observe(metrics->ttft_monitor, record->usage, agl_clock_s(), &found) || !found.log) return;
+    const agl_usage *usage = record->usage;
+    agl_log_warning("Late first token of request %s: %.0f ms, usual for its size is %.0f ms; mostly %s: %.0f ms, "
+                    "usual is %.0f ms (%u prompt tokens, %u cached, %u images; %llu others since the last such line)",
+                    record->id != NULL ? record->id : "?", found.ttft_s * 1e3, found.baseline_s * 1e3,
+                    agl_ttft_phase_name(found.phase), found.phase_s * 1e3, found.phase_baseline_s * 1e3,
+                    usage->prompt_tokens, usage->cached_tokens, usage->image_count,
+                    (unsigned long long)found.unlogged);
+}
+
 void agl_metrics_request(agl_metrics *metrics, const agl_request_record *record)
 {
     const agl_usage *usage = record->usage;
     agl_histogram *h = metrics->histograms;
     uint32_t tokens = usage->completion_tokens;
-    if (tokens > 0) agl_histogram_observe(&h[H_TTFT], usage->ttft_s);
+    if (tokens > 0) {
+        agl_histogram_observe(&h[H_TTFT], usage->ttft_s);
+        watch_ttft(metrics, record);
+    }
     if (tokens > record->n) {
         agl_histogram_observe(&h[H_TPOT], usage->decode_s * record->n / (tokens - record->n));
     }
@@ -323,6 +350,7 @@ void agl_metrics_write(agl_buffer *out, const agl_metrics *metrics, const agl_me
     if (now->engine != NULL) write_engine(out, text, now->engine);
     write_counters(out, metrics, text, route_name);
     write_histograms(out, metrics, text);
+    agl_ttft_monitor_write(out, metrics->ttft_monitor, text);
     write_process(out, text, now);
     agl_buffer_deinit(&labels);
 }

@@ -40,6 +40,7 @@ void agl_metrics_inter_token(agl_metrics *metrics, double seconds);
 
 /* The engine finished a request. */
 typedef struct {
+    const char *id;             /* for the log; NULL allowed */
     const agl_usage *usage;
     uint32_t n;
     uint32_t max_tokens;        /* as asked for; 0: none */
