@@ -82,6 +82,13 @@ asan:
 tsan:
 	$(MAKE) BUILD=$(BUILD)/tsan OPT="-O1 -g" SAN="-fsanitize=thread" test
 
+# Many streams with aborts on a tiny model; see tests/load/load_test.c for its options.
+LOAD_BIN := $(BUILD)/tests/load/load_test
+$(LOAD_BIN): $(BUILD)/tests/load/load_test.o $(BUILD)/tests/support/test_checkpoint.o $(BUILD)/libagl.a
+	$(call say,LD,$@) $(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+load-test: $(LOAD_BIN)
+	$(LOAD_BIN) $(LOAD_ARGS)
+
 # libFuzzer targets (clang), with AddressSanitizer and UndefinedBehaviorSanitizer.
 FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_BIN := $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%)
@@ -114,5 +121,5 @@ help:
 	@echo "make fuzz       libFuzzer targets in build/fuzzing/fuzz (needs clang)"
 	@echo "make install    PREFIX=$(PREFIX)"
 
-.PHONY: all test test-binaries asan tsan fuzz fuzz-binaries install clean help
+.PHONY: all test test-binaries load-test asan tsan fuzz fuzz-binaries install clean help
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -99,7 +99,7 @@ static agl_status create_memory(agl_engine *engine, const agl_engine_options *op
     return AGL_OK;
 }
 
-static agl_status create_loop(agl_engine *engine, const agl_engine_options *options, agl_error *err)
+static agl_status create_step(agl_engine *engine, const agl_engine_options *options, agl_error *err)
 {
     const agl_memory_plan *plan = &engine->memory;
     agl_scheduler_options scheduler = {
@@ -125,7 +125,11 @@ static agl_status create_loop(agl_engine *engine, const agl_engine_options *opti
         .vocab_used = engine->prompt_rules.vocab,
         .pixel_bytes_max = plan->pixel_bytes_max,
     };
-    AGL_TRY(agl_step_create(&engine->step, &step, err));
+    return agl_step_create(&engine->step, &step, err);
+}
+
+static agl_status start_thread(agl_engine *engine, agl_error *err)
+{
     if (pthread_create(&engine->thread, NULL, agl_engine_loop, engine) != 0) {
         return agl_fail(err, AGL_ERR_INTERNAL, "the engine thread cannot be started");
     }
@@ -217,8 +221,9 @@ static agl_status build(agl_engine *engine, const agl_engine_options *options, a
     agl_model_options model = agl_memory_plan_model(&engine->memory, options, engine->root);
     AGL_TRY(agl_model_create(&engine->model, &engine->config, engine->backend, &model, err));
     AGL_TRY(create_memory(engine, options, err));
-    AGL_TRY(create_loop(engine, options, err));
+    AGL_TRY(create_step(engine, options, err));
     set_info(engine);
+    AGL_TRY(start_thread(engine, err));
     report(options, "ready", 1.0);
     return AGL_OK;
 }

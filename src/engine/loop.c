@@ -114,16 +114,18 @@ void agl_engine_post(agl_engine *engine, agl_request *request)
 
 void agl_engine_left_queue(agl_engine *engine, agl_request *request)
 {
+    if (request->scheduled) {
+        pthread_mutex_lock(&engine->stats_lock);
+        engine->stats.running += request->sampling.n;   /* before it stops waiting: never neither */
+        engine->stats.prompt_tokens += request->prompt.tokens.count;
+        engine->stats.cached_prompt_tokens += request->sequences[0].computed;
+        engine->stats.text_only_requests += request->prompt.image_count == 0;
+        pthread_mutex_unlock(&engine->stats_lock);
+    }
     pthread_mutex_lock(&engine->inbox_lock);
     assert(engine->queued > 0);
     engine->queued--;
     pthread_mutex_unlock(&engine->inbox_lock);
-    if (!request->scheduled) return;
-    pthread_mutex_lock(&engine->stats_lock);
-    engine->stats.prompt_tokens += request->prompt.tokens.count;
-    engine->stats.cached_prompt_tokens += request->sequences[0].computed;
-    engine->stats.text_only_requests += request->prompt.image_count == 0;
-    pthread_mutex_unlock(&engine->stats_lock);
 }
 
 static void take_submitted(agl_engine *engine, agl_request *first)
