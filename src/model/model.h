@@ -55,7 +55,7 @@ typedef struct {
     int64_t sequence_count;
     const int32_t *page_tables;
     int64_t context_max;
-    const int32_t *logit_rows;           /* [logit_count]: rows whose logits are wanted      */
+    const int32_t *logit_rows;           /* [logit_count]: rows whose logits are wanted; may repeat */
     int64_t logit_count;                 /* 0: none                                          */
     const agl_kv_layer *kv;              /* HOST [layers]                                    */
 } agl_batch;

@@ -240,7 +240,7 @@ agl_status agl_model_decode(agl_model *model, agl_stream *stream, const agl_batc
 {
     assert(batch->rows >= 1 && batch->rows <= model->rows_max);
     assert(batch->logit_count >= 0);
-    assert(batch->logit_count <= agl_min(model->logit_rows_max, batch->rows));
+    assert(batch->logit_count <= agl_min(model->logit_rows_max, model->rows_max));
     assert(batch->sequence_count >= 1 && batch->kv != NULL);
     const agl_backend_ops *ops = model->backend->ops;
     const agl_text_config *text = &model->config->text;
