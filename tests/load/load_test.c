@@ -63,7 +63,7 @@ static void count_latency(worker *self, uint64_t ns)
 
 static void unexpected(worker *self, const char *what)
 {
-    if (self->unexpected++ == 0) snprintf(self->first_error, sizeof self->first_error, "%s", what);
+    if (self->unexpected++ == 0) snprintf(self->first_error, sizeof self->first_error, "%.255s", what);
 }
 
 /* A request at random; about one in thirty is a client's mistake. */
