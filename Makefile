@@ -96,9 +96,10 @@ FUZZ_FLAGS := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=
 fuzz: 
 	$(MAKE) BUILD=$(BUILD)/fuzzing CC=clang OPT="-O1 -g -Wno-unknown-warning-option" SAN="$(FUZZ_FLAGS)" fuzz-binaries
 fuzz-binaries: $(FUZZ_BIN)
+$(BUILD)/fuzz/fuzz_http: $(BUILD)/tests/unit/server/fake_engine.o
 $(BUILD)/fuzz/%: tests/fuzz/%.c $(BUILD)/libapp.a $(BUILD)/libagl.a
 	@mkdir -p $(@D)
-	$(call say,FUZZ,$@) $(CC) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+	$(call say,FUZZ,$@) $(CC) $(CFLAGS) -fsanitize=fuzzer -o $@ $(filter %.c %.o,$^) $(filter %.a,$^) $(LDLIBS)
 
 # ---- install ---------------------------------------------------------------
 install: all
