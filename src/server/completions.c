@@ -37,8 +37,7 @@ static void make_id(char *id, size_t id_bytes, const agl_exchange *exchange, con
 static agl_status generate(agl_exchange *exchange, struct json_object *body, agl_arena *arena, parse_fn parse)
 {
     agl_server *server = exchange->server;
-    agl_engine *engine = agl_server_engine(server, &exchange->err);
-    if (engine == NULL) return AGL_ERR_BUSY;
+    agl_engine *engine = atomic_load(&server->engine); /* checked with the route; draining spares what was accepted */
     agl_call call;
     agl_fields fields = {.object = body, .arena = arena, .err = &exchange->err};
     AGL_TRY(parse(&call, &fields, &server->defaults));

@@ -27,6 +27,9 @@ agl_exchange *agl_exchange_create(agl_server *server, struct MHD_Connection *con
 void agl_exchange_destroy(agl_exchange *exchange)
 {
     agl_generation_destroy(exchange->generation);
+    /* Whoever resumed the connection may still be on its way out of the mutex. */
+    pthread_mutex_lock(&exchange->mutex);
+    pthread_mutex_unlock(&exchange->mutex);
     agl_buffer_deinit(&exchange->body);
     agl_buffer_deinit(&exchange->answer);
     pthread_mutex_destroy(&exchange->mutex);

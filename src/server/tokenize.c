@@ -124,9 +124,8 @@ static void run(agl_exchange *exchange, agl_status (*handle)(token_work *work))
         agl_api_fail_detail(&exchange->err, status, NULL);
     } else if (!json_object_is_type(body, json_type_object)) {
         status = agl_api_fail(&exchange->err, AGL_ERR_FORMAT, NULL, "request body: a JSON object is expected");
-    } else if ((work.engine = agl_server_engine(exchange->server, &exchange->err)) == NULL) {
-        status = AGL_ERR_BUSY;
     } else {
+        work.engine = atomic_load(&exchange->server->engine); /* checked with the route */
         status = check_model(&work);
         if (status == AGL_OK) status = handle(&work);
     }
