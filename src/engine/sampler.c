@@ -277,9 +277,14 @@ double agl_random_uniform(uint64_t seed, uint64_t index)
     return (double)(bits >> 11) * 0x1p-53;
 }
 
+static uint32_t table_place(const agl_sampler *sampler, int32_t token)
+{
+    return (uint32_t)mix((uint64_t)token) & sampler->table_mask;
+}
+
 static void count_token(agl_sampler *sampler, int32_t token, int32_t output)
 {
-    uint32_t place = (uint32_t)mix((uint64_t)token) & sampler->table_mask;
+    uint32_t place = table_place(sampler, token);
     while (sampler->table[place] != 0) {
         agl_token_count *count = &sampler->counts[sampler->table[place] - 1];
         if (count->token == token) {
@@ -371,6 +376,11 @@ void agl_sampler_row(agl_sampler *sampler, agl_sample_row *out, const int32_t *o
     }
     out->bias = sampler->bias;
     out->bias_count = (int32_t)count;
+}
+
+void agl_sampler_prefetch(const agl_sampler *sampler, int32_t token)
+{
+    if (sampler->rules->counted) __builtin_prefetch(&sampler->table[table_place(sampler, token)]);
 }
 
 void agl_sampler_accept(agl_sampler *sampler, int32_t token)

@@ -87,6 +87,9 @@ void agl_sampler_deinit(agl_sampler *sampler);
 void agl_sampler_row(agl_sampler *sampler, agl_sample_row *out, const int32_t *output,
                      uint32_t output_count);
 
+/* `token` will be accepted soon: bring its count near. */
+void agl_sampler_prefetch(const agl_sampler *sampler, int32_t token);
+
 /* The token was chosen. */
 void agl_sampler_accept(agl_sampler *sampler, int32_t token);
 
