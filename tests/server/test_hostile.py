@@ -127,6 +127,7 @@ FIELDS = [
     ("tools object", {"tools": {}}, "tools"),
     ("truncate below -1", {"truncate_prompt_tokens": -7}, "truncate_prompt_tokens"),
     ("chat template", {"chat_template": "{{ 7*7 }}"}, "template"),
+    ("image placeholder in the text", {"messages": [{"role": "user", "content": "<|image|>"}]}, "placeholder"),
     ("prompt over the window", {"messages": [{"role": "user", "content": "a " * 50000}]}, "maximum context length"),
 ]
 
@@ -151,7 +152,7 @@ ACCEPTED = [
     ("top_k -1", {"top_k": -1}),
     ("unknown field", {"no_such_field": [1, {"a": None}]}),
     ("empty text", {"messages": [{"role": "user", "content": ""}]}),
-    ("control tokens in the text", {"messages": [{"role": "user", "content": "<|user|><|endoftext|><|image|>"}]}),
+    ("control tokens in the text", {"messages": [{"role": "user", "content": "<|user|><|endoftext|>"}]}),
     ("stop null", {"stop": None, "seed": None, "n": None, "logit_bias": None}),
 ]
 
@@ -219,9 +220,7 @@ RAW = [
     ("number", b"5", 400, "object"),
     ("null", b"null", 400, "object"),
     ("text after", b'{"messages": []} x', 400, "JSON"),
-    ("single quotes", b"{'messages': []}", 400, "JSON|messages"),
-    ("NaN", b'{"temperature": NaN, "messages":[{"role":"user","content":"a"}]}', 400, "temperature|JSON|messages|prompt"),
-    ("Infinity", b'{"top_p": Infinity, "messages":[{"role":"user","content":"a"}]}', 400, "top_p|JSON|messages|prompt"),
+    ("single quotes", b"{'messages': []}", 400, "JSON|messages|prompt"),
     ("trailing comma", b'{"messages": [],}', 400, "JSON"),
     ("NUL", b"\0" * 100, 400, "JSON"),
     ("invalid UTF-8", b'{"messages":[{"role":"user","content":"\xff\xfe"}]}', 400, "JSON|UTF-8"),
@@ -239,6 +238,14 @@ def test_bodies(server, body, status, message):
     for path in ("/v1/chat/completions", "/v1/completions", "/tokenize"):
         response = httpx.post(server.root + path, content=body, headers={"Content-Type": "application/json"}, timeout=30)
         check(response, status, message)
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])
+@pytest.mark.parametrize("field", [b"temperature", b"top_p", b"presence_penalty", b"max_tokens"])
+def test_numbers_that_are_none(server, field, number):
+    body = b'{"%s": %s, "messages": [{"role": "user", "content": "a"}], "prompt": "a"}' % (field, number)
+    for path in ("/v1/chat/completions", "/v1/completions"):
+        check(httpx.post(server.root + path, content=body, timeout=30), 400, field.decode() + "|JSON")
 
 
 def test_body_over_the_limit(server):
@@ -492,6 +499,12 @@ def first_tensor(change):
     return weights_edit(apply)
 
 
+def without_last_tensor(header, data):
+    name = max((key for key in header if key != "__metadata__"), key=lambda key: header[key]["data_offsets"][1])
+    start = header.pop(name)["data_offsets"][0]
+    return header, data[:start]
+
+
 def weights_raw(data):
     return lambda folder: [file.write_bytes(data) for file in sorted(folder.glob("*.safetensors"))[:1]]
 
@@ -531,7 +544,8 @@ CHECKPOINTS = [
     ("weights header beyond the file", weights_raw(struct.pack("<Q", 1000) + b"{}"), "safetensors"),
     ("weights header no JSON", weights_raw(struct.pack("<Q", 4) + b"abcd"), "safetensors"),
     ("weights pickle", weights_raw(b"\x80\x02}q\x00." + b"\0" * 64), "safetensors"),
-    ("tensor missing", weights_edit(lambda h, d: ({k: v for k, v in h.items() if "lm_head" not in k and "layers.0.mlp" not in k}, d)), "missing|layers.0.mlp|lm_head"),
+    ("tensor missing", weights_edit(lambda h, d: ({k: v for k, v in h.items() if "lm_head" not in k and "layers.0.mlp" not in k}, d)), "belong to no tensor"),
+    ("last tensor missing", weights_edit(without_last_tensor), "missing|not found|lacks|no tensor"),
     ("tensor offsets beyond", first_tensor(lambda t: t.update(data_offsets=[0, 2**62])), "safetensors|offset"),
     ("tensor offsets backwards", first_tensor(lambda t: t.update(data_offsets=[t["data_offsets"][1], t["data_offsets"][0]])), "safetensors|offset"),
     ("tensor offsets negative", first_tensor(lambda t: t.update(data_offsets=[-8, 8])), "safetensors|offset"),
