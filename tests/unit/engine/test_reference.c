@@ -102,7 +102,8 @@ static void loop_image(plain_loop *loop, const test_job *job)
     agl_image_deinit(&image);
 }
 
-static int32_t loop_next(plain_loop *loop)
+/* vocab_used: ids above are no tokens of the tokenizer. */
+static int32_t loop_next(plain_loop *loop, uint32_t vocab_used)
 {
     static const agl_sample_row greedy = {.top_p = 1.0f, .repetition_penalty = 1.0f, .logprobs = -1};
     int32_t positions[3 * TOKENS_MAX], visual_rows[TOKENS_MAX], pages[TOKENS_MAX / PAGE_TOKENS];
@@ -128,7 +129,7 @@ static int32_t loop_next(plain_loop *loop)
     agl_sample_result result = {0};
     assert_int_equal(agl_model_decode(loop->model, loop->stream, &batch, &logits), AGL_OK);
     agl_sample_args args = {.logits = logits, .rows = 1, .vocab = loop->config.text.vocab,
-                            .vocab_used = loop->config.text.vocab, .params = &greedy,
+                            .vocab_used = vocab_used, .params = &greedy,
                             .results = &result};
     assert_int_equal(loop->backend->ops->sample(loop->stream, &args), AGL_OK);
     return result.token;
@@ -151,7 +152,7 @@ static void answers_equal_a_plain_loop(void **state)
         if (i % 2 == 0) loop_image(&loop, &job);
         test_result result = test_collect(request);
         for (size_t t = 0; t < result.choices[0].token_count; t++) {
-            int32_t token = loop_next(&loop);
+            int32_t token = loop_next(&loop, agl_engine_model_info(engine).vocab);
             assert_int_equal(result.choices[0].tokens[t], token);
             loop.tokens[loop.count++] = token;
         }
