@@ -139,6 +139,17 @@ static agl_status inspect_prompt(agl_generation *self, size_t index, const agl_g
     return AGL_OK;
 }
 
+/* The engine's messages about a part begin with where it stands: "messages[2].content[0]: ...". */
+static agl_status fail_submit(agl_api_error *err, agl_status status)
+{
+    char where[sizeof err->param] = "";
+    size_t bytes = strcspn(err->detail.message, ":");
+    if (strncmp(err->detail.message, "messages[", 9) == 0 && bytes < sizeof where) {
+        memcpy(where, err->detail.message, bytes);
+    }
+    return agl_api_fail_detail(err, status, where);
+}
+
 static agl_status submit(agl_generation *self, size_t index, const agl_generation_options *options,
                          agl_api_error *err)
 {
@@ -156,7 +167,7 @@ static agl_status submit(agl_generation *self, size_t index, const agl_generatio
     }
     AGL_TRY(keep_echo(self, index, err));
     agl_status status = agl_request_submit(&self->requests[index], options->engine, &request, &err->detail);
-    if (status != AGL_OK) return agl_api_fail_detail(err, status, NULL);
+    if (status != AGL_OK) return fail_submit(err, status);
     return inspect_prompt(self, index, options, err);
 }
 

@@ -77,6 +77,7 @@ static void fill_defaults(agl_server_options *o)
     default_u32(&o->media_timeout_ms, 5000);
     default_u32(&o->media_count_max, 10);
     default_u32(&o->header_bytes_max, 32 << 10);
+    if (o->header_bytes_max < 4096) o->header_bytes_max = 4096; /* libmicrohttpd's own buffers are in it */
     default_u32(&o->connections_max, 1024);
     default_u32(&o->receive_timeout_ms, 30000);
     default_u32(&o->idle_timeout_ms, 75000);

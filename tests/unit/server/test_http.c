@@ -234,6 +234,46 @@ static void slow_senders_are_cut_off(void **state)
     test_service_stop(&service);
 }
 
+static void readers_that_stop_are_cut_off(void **state)
+{
+    (void)state;
+    test_service service = test_service_start(&(agl_server_options){.idle_timeout_ms = 1000}, false);
+    char *body = chat("[count=65000]", true);
+    char head[256];
+    int bytes = snprintf(head, sizeof head, "POST %s HTTP/1.1\r\nHost: t\r\nContent-Length: %zu\r\n\r\n", CHAT,
+                         strlen(body));
+    int handle = test_connect(&service), small = 4096;
+    setsockopt(handle, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+    test_send(handle, head, (size_t)bytes);
+    test_send(handle, body, strlen(body));
+    while (agl_server_active(service.server) == 0) sleep_ms(1);
+    for (int i = 0; i < 4000 && agl_server_active(service.server) > 0; i++) sleep_ms(5);
+    assert_int_equal(agl_server_active(service.server), 0);
+    assert_true(test_wait_idle());
+    expect(test_get(&service, "/metrics"), 200, "agl_disconnects_total{model_name=\"fake/model\",engine=\"0\"} 1\n");
+    close(handle);
+    free(body);
+    test_service_stop(&service);
+}
+
+static void connections_are_reused(void **state)
+{
+    (void)state;
+    test_service service = test_service_start(&(agl_server_options){0}, false);
+    int handle = test_connect(&service);
+    /* Two at once, and a third that closes; all on one connection. */
+    static const char REQUESTS[] = "GET /health HTTP/1.1\r\nHost: t\r\n\r\n"
+                                   "POST /tokenize HTTP/1.1\r\nHost: t\r\nContent-Length: 15\r\n\r\n{\"prompt\":\"ab\"}"
+                                   "GET /version HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n";
+    test_send(handle, REQUESTS, sizeof REQUESTS - 1);
+    test_reply reply = test_receive(handle);
+    assert_non_null(strstr(reply.all, "{\"status\": \"ok\"}"));
+    assert_non_null(strstr(reply.all, "\"count\":2"));
+    assert_non_null(strstr(reply.all, "{\"version\""));
+    test_reply_free(&reply);
+    test_service_stop(&service);
+}
+
 static void overload_is_429(void **state)
 {
     (void)state;
@@ -442,6 +482,8 @@ int main(void)
         cmocka_unit_test(limits_hold),
         cmocka_unit_test(expect_continue_is_answered),
         cmocka_unit_test(slow_senders_are_cut_off),
+        cmocka_unit_test(readers_that_stop_are_cut_off),
+        cmocka_unit_test(connections_are_reused),
         cmocka_unit_test(overload_is_429),
         cmocka_unit_test(leaving_clients_free_everything),
         cmocka_unit_test(two_hundred_clients_vanish),
