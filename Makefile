@@ -82,12 +82,13 @@ asan:
 tsan:
 	$(MAKE) BUILD=$(BUILD)/tsan OPT="-O1 -g" SAN="-fsanitize=thread" test
 
-# Many streams with aborts on a tiny model; see tests/load/load_test.c for its options.
-LOAD_BIN := $(BUILD)/tests/load/load_test
-$(LOAD_BIN): $(BUILD)/tests/load/load_test.o $(BUILD)/tests/support/test_checkpoint.o $(BUILD)/libagl.a
+# Many streams with aborts on a tiny model, and what scheduler and caches are worth; see tests/load/.
+LOAD_BIN := $(BUILD)/tests/load/load_test $(BUILD)/tests/load/engine_ratios
+$(LOAD_BIN): %: %.o $(BUILD)/tests/support/test_checkpoint.o $(BUILD)/libagl.a
 	$(call say,LD,$@) $(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 load-test: $(LOAD_BIN)
-	$(LOAD_BIN) $(LOAD_ARGS)
+	$(BUILD)/tests/load/load_test $(LOAD_ARGS)
+	$(BUILD)/tests/load/engine_ratios
 
 # libFuzzer targets (clang), with AddressSanitizer and UndefinedBehaviorSanitizer.
 FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)

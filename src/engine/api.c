@@ -294,10 +294,10 @@ agl_engine_stats agl_engine_stats_get(agl_engine *engine)
 
     pthread_mutex_lock(&engine->stats_lock);
     agl_engine_stats stats = engine->stats;
+    stats.waiting = queued + engine->preempted;
     uint64_t last = engine->last_step_ns, since = engine->work_since_ns;
     pthread_mutex_unlock(&engine->stats_lock);
     uint64_t now = agl_clock_ns();
-    stats.waiting = queued;
     stats.last_step_age_s = last != 0 && now > last ? (double)(now - last) * 1e-9 : 0.0;
     uint64_t from = last > since ? last : since;
     stats.stalled = since != 0 && now > from && (double)(now - from) * 1e-9 > STALL_S;

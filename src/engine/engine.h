@@ -62,6 +62,7 @@ struct agl_engine {
 
     pthread_mutex_t stats_lock;     /* of what follows                             */
     agl_engine_stats stats;
+    uint32_t preempted;             /* sequences that wait for pages again         */
     uint64_t last_step_ns;          /* end of the last step                        */
     uint64_t work_since_ns;         /* when the engine was last idle; 0: it is     */
 };

@@ -35,19 +35,32 @@ static void active_remove(agl_engine *engine, agl_request *request)
     agl_request_release(request);
 }
 
-/* May free the request: nothing of it is touched afterwards. */
-static void end_sequence(agl_engine *engine, agl_sequence *sequence, agl_finish finish,
-                         int32_t stop_token)
+/* Show the consumer the sequence as it is now. token_ns: when its newest token was made; 0: none
+ * is new. */
+static void publish(agl_sequence *sequence, agl_finish finish, int32_t stop_token, uint64_t token_ns)
 {
     agl_request *request = sequence->request;
-    agl_scheduler_end(engine->scheduler, sequence);
     pthread_mutex_lock(&request->lock);
     sequence->published = sequence->output_count;
     sequence->finish = finish;
     sequence->stop_token = stop_token;
+    if (token_ns != 0) {
+        if (request->first_token_ns == 0) request->first_token_ns = token_ns;
+        request->last_token_ns = token_ns;
+        request->prompt_ready = request->prompt_results != NULL;
+    }
     bool notify = agl_request_news(request);
     pthread_mutex_unlock(&request->lock);
     if (notify) agl_request_notify(request);
+}
+
+/* May free the request: nothing of it is touched afterwards. */
+static void end_sequence(agl_engine *engine, agl_sequence *sequence, agl_finish finish,
+                         int32_t stop_token, uint64_t token_ns)
+{
+    agl_request *request = sequence->request;
+    agl_scheduler_end(engine->scheduler, sequence);
+    publish(sequence, finish, stop_token, token_ns);
     assert(request->live > 0);
     if (--request->live == 0) active_remove(engine, request);
 }
@@ -68,7 +81,7 @@ static void cancel_request(agl_engine *engine, agl_request *request)
     agl_request_retain(request);
     for (uint32_t i = 0; i < request->sampling.n; i++) {
         if (request->sequences[i].state == AGL_SEQUENCE_ENDED) continue;
-        end_sequence(engine, &request->sequences[i], AGL_FINISH_ABORT, -1);
+        end_sequence(engine, &request->sequences[i], AGL_FINISH_ABORT, -1, 0);
     }
     agl_request_release(request);
 }
@@ -77,6 +90,7 @@ static void cancel_request(agl_engine *engine, agl_request *request)
 static void fail_unqueued(agl_engine *engine, agl_request *request, agl_status status,
                           const char *message)
 {
+    agl_log_warning("request %s: %s", request->id != NULL ? request->id : "without id", message);
     pthread_mutex_lock(&request->lock);
     request->status = status;
     snprintf(request->message, sizeof request->message, "%s", message);
@@ -159,7 +173,7 @@ static void take_posted(agl_engine *engine, agl_request *first)
         for (uint32_t i = 0; request->live > 0 && i < request->sampling.n; i++) {
             agl_sequence *sequence = &request->sequences[i];
             if (sequence->state == AGL_SEQUENCE_ENDED || !atomic_load(&sequence->stop_wanted)) continue;
-            end_sequence(engine, sequence, AGL_FINISH_STOP, -1);
+            end_sequence(engine, sequence, AGL_FINISH_STOP, -1, 0);
         }
         agl_request_release(request);
     }
@@ -187,6 +201,7 @@ static void update_gauges(agl_engine *engine)
     pthread_mutex_lock(&engine->stats_lock);
     agl_engine_stats *stats = &engine->stats;
     stats->running = agl_scheduler_running(engine->scheduler);
+    engine->preempted = agl_scheduler_preempted(engine->scheduler);
     stats->kv_pages_free = agl_page_pool_available(engine->pool);
     stats->kv_pages_cached = engine->pages.prefix != NULL
                                  ? agl_prefix_cache_pages(engine->pages.prefix) : 0;
@@ -223,29 +238,9 @@ static bool take_inbox(agl_engine *engine)
 
 /* ---- after a step ------------------------------------------------------ */
 
-static void publish(agl_sequence *sequence)
-{
-    agl_request *request = sequence->request;
-    pthread_mutex_lock(&request->lock);
-    sequence->published = sequence->output_count;
-    bool notify = agl_request_news(request);
-    pthread_mutex_unlock(&request->lock);
-    if (notify) agl_request_notify(request);
-}
-
-static void stamp(agl_request *request, uint64_t now)
-{
-    pthread_mutex_lock(&request->lock);
-    if (request->first_token_ns == 0) {
-        request->first_token_ns = now;
-        request->prompt_ready = request->prompt_results != NULL;
-    }
-    request->last_token_ns = now;
-    pthread_mutex_unlock(&request->lock);
-}
-
 /* The sampled token joins its sequence, which may end with it. */
-static void accept(agl_engine *engine, agl_sequence *sequence, const agl_sample_result *result)
+static void accept(agl_engine *engine, agl_sequence *sequence, const agl_sample_result *result,
+                   uint64_t now)
 {
     const agl_sampling_rules *rules = &sequence->request->sampling;
     uint32_t place = sequence->output_count;
@@ -255,11 +250,11 @@ static void accept(agl_engine *engine, agl_sequence *sequence, const agl_sample_
     sequence->output_count = place + 1;
     agl_sampler_accept(&sequence->sampler, result->token);
     if (agl_sampling_stops(rules, result->token)) {
-        end_sequence(engine, sequence, AGL_FINISH_STOP, result->token);
+        end_sequence(engine, sequence, AGL_FINISH_STOP, result->token, now);
     } else if (sequence->output_count == rules->max_tokens) {
-        end_sequence(engine, sequence, AGL_FINISH_LENGTH, -1);
+        end_sequence(engine, sequence, AGL_FINISH_LENGTH, -1, now);
     } else {
-        publish(sequence);
+        publish(sequence, AGL_FINISH_NONE, -1, now);
     }
 }
 
@@ -312,10 +307,9 @@ static uint32_t finish_step(agl_engine *engine, const agl_step_plan *plan)
         keep_prompt_results(engine, entry, e);
         agl_scheduler_advance(engine->scheduler, entry);
         if (entry->samples == 0) continue;
-        stamp(request, now);
         generated += entry->samples;
         if (entry->samples == 1) {
-            accept(engine, sequence, agl_step_sample(engine->step, e, 0));
+            accept(engine, sequence, agl_step_sample(engine->step, e, 0), now);
             continue;
         }
         /* All choices take over the prompt's pages before one of them may end. */
@@ -324,7 +318,7 @@ static uint32_t finish_step(agl_engine *engine, const agl_step_plan *plan)
         }
         agl_request_retain(request);
         for (uint32_t i = 0; i < entry->samples; i++) {
-            accept(engine, &request->sequences[i], agl_step_sample(engine->step, e, i));
+            accept(engine, &request->sequences[i], agl_step_sample(engine->step, e, i), now);
         }
         agl_request_release(request);
     }

@@ -26,6 +26,7 @@ struct agl_scheduler {
     uint32_t running_count, slots_used;
     agl_sequence **waiting;     /* binary heap                           */
     uint32_t waiting_count, waiting_capacity;
+    uint32_t preempted_count;   /* of the waiting ones                   */
     uint32_t choices;           /* of all requests here: the most that may wait at once */
     agl_step_plan plan;
     agl_scheduler_counters counters;
@@ -171,6 +172,7 @@ static void preempt(agl_scheduler *scheduler, agl_sequence *sequence)
     unpin_images(scheduler, sequence, UINT32_MAX);
     agl_sequence_drop(scheduler->pages, sequence, false);
     heap_insert(scheduler, sequence);
+    scheduler->preempted_count++;
     scheduler->counters.preemptions++;
     pthread_mutex_lock(&sequence->request->lock);
     sequence->request->preemptions++;
@@ -188,7 +190,10 @@ void agl_scheduler_fork(agl_scheduler *scheduler, agl_sequence *choice, agl_sequ
 
 void agl_scheduler_end(agl_scheduler *scheduler, agl_sequence *sequence)
 {
-    if (sequence->state == AGL_SEQUENCE_WAITING) heap_remove(scheduler, sequence);
+    if (sequence->state == AGL_SEQUENCE_WAITING) {
+        heap_remove(scheduler, sequence);
+        scheduler->preempted_count -= sequence->request->scheduled;
+    }
     if (sequence->state == AGL_SEQUENCE_RUNNING) {
         running_remove(scheduler, sequence);
         if (scheduler->encoder != NULL) unpin_images(scheduler, sequence, UINT32_MAX);
@@ -352,6 +357,7 @@ static agl_sequence *admit_next(agl_scheduler *scheduler)
     }
     scheduler->blocked = NULL;
     heap_remove(scheduler, head);
+    scheduler->preempted_count -= head->request->scheduled;
     scheduler->slots_used += head->slots;
     running_insert(scheduler, head);
     mark_scheduled(scheduler, head);
@@ -399,7 +405,10 @@ uint32_t agl_scheduler_running(const agl_scheduler *scheduler)
     return scheduler->slots_used;
 }
 
-uint32_t agl_scheduler_waiting(const agl_scheduler *scheduler) { return scheduler->waiting_count; }
+uint32_t agl_scheduler_preempted(const agl_scheduler *scheduler)
+{
+    return scheduler->preempted_count;
+}
 
 agl_scheduler_counters agl_scheduler_counters_get(const agl_scheduler *scheduler)
 {

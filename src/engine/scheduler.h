@@ -82,8 +82,8 @@ void agl_scheduler_end(agl_scheduler *scheduler, agl_sequence *sequence);
 /* How long the step took on the device: steers the size of prompt chunks. */
 void agl_scheduler_measured(agl_scheduler *scheduler, const agl_step_plan *plan, double seconds);
 
-uint32_t agl_scheduler_running(const agl_scheduler *scheduler);
-uint32_t agl_scheduler_waiting(const agl_scheduler *scheduler);
+uint32_t agl_scheduler_running(const agl_scheduler *scheduler);    /* choices              */
+uint32_t agl_scheduler_preempted(const agl_scheduler *scheduler);  /* waiting for pages again */
 agl_scheduler_counters agl_scheduler_counters_get(const agl_scheduler *scheduler);
 
 #endif
