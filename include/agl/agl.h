@@ -357,6 +357,51 @@ void agl_engine_cache_reset(agl_engine *engine);
  * the reasons this build would not serve it. */
 agl_status agl_checkpoint_inspect(const char *model, char **json, agl_error *err);
 
+/* ---- planning ---------------------------------------------------------- */
+
+/* Hardware to plan for; it need not be this machine. */
+typedef struct {
+    bool gpu;                    /* 16-bit activations; false: a CPU with F32 activations       */
+    uint64_t memory_bytes;       /* of one device                                               */
+    uint32_t count;              /* devices that share one model; 0: 1                          */
+    double layer_bits;           /* stored bits of a weight of the decoder's linear layers;
+                                  * 0: the dtype's; 4.125: INT4 in groups of 128                */
+    double lm_head_bits;         /* the same of the output layer                                */
+    uint32_t image_width, image_height; /* a picture whose tokens are counted; 0: none          */
+} agl_plan_options;
+
+typedef struct {
+    /* Bytes of one device. */
+    uint64_t memory_bytes, budget_bytes;
+    uint64_t weight_bytes, activation_bytes;
+    uint64_t vision_bytes;       /* scratch of the vision tower, and the pixels of one image    */
+    uint64_t encoder_bytes;      /* kept vision rows                                            */
+    uint64_t kv_room_bytes;      /* left of the budget for KV pages; 0: none                    */
+    uint64_t kv_bytes;           /* KV pages that an engine would reserve of it                 */
+    uint64_t kv_bytes_per_token;
+    uint64_t kv_tokens;          /* in kv_bytes                                                 */
+    uint32_t max_model_len, max_num_seqs, page_tokens;
+
+    /* The network; all devices together. */
+    const char *dtype;           /* of the weights as computed                                  */
+    uint64_t parameters, embedding_parameters, layer_parameters, lm_head_parameters, vision_parameters;
+    uint64_t decode_weight_bytes;/* read by every decode step: layers and lm_head               */
+    double token_flops;          /* linear layers of the decoder, for each token                */
+    double lm_head_flops;        /* for each row of logits                                      */
+    double attention_flops;      /* for each token and each token of its context                */
+    double patch_flops;          /* vision: linear layers, for each patch                       */
+    double patch_pair_flops;     /* vision attention: times patches squared                     */
+    double cell_flops;           /* vision: merging, for each token that leaves the tower       */
+    uint32_t layers, hidden, vision_blocks, vision_hidden;
+    uint32_t image_patches, image_tokens;
+} agl_plan;
+
+/* Where every byte would go, by the arithmetic that agl_engine_create uses, without weights:
+ * config.json (and preprocessor_config.json) are enough. ERR_MEMORY: it does not fit, the
+ * message says what helps, and *out is filled but for the KV cache. Any thread. */
+agl_status agl_plan_make(agl_plan *out, const agl_engine_options *options,
+                         const agl_plan_options *hardware, agl_error *err);
+
 #if defined(__GNUC__)
 #pragma GCC visibility pop
 #endif

@@ -165,9 +165,8 @@ static uint64_t pages_for(uint64_t tokens, uint32_t page_tokens)
     return (tokens + page_tokens - 1) / page_tokens;
 }
 
-/* Pages that the KV budget pays for, and the window that fits them. */
-static agl_status plan_pages(agl_memory_plan *plan, const agl_engine_options *options,
-                             const agl_config *config, const agl_backend *backend, agl_error *err)
+agl_status agl_memory_plan_fit(agl_memory_plan *plan, const agl_engine_options *options,
+                               const agl_config *config, const agl_backend *backend, agl_error *err)
 {
     const agl_model_plan *model = &plan->model;
     uint64_t fixed = model->weight_bytes + model->activation_bytes + model->vision_bytes +
@@ -228,7 +227,7 @@ agl_model_options agl_memory_plan_model(const agl_memory_plan *plan,
     };
 }
 
-agl_status agl_memory_plan_make(agl_memory_plan *out, const agl_engine_options *options,
+agl_status agl_memory_plan_size(agl_memory_plan *out, const agl_engine_options *options,
                                 const agl_config *config, const agl_backend *backend,
                                 agl_error *err)
 {
@@ -248,5 +247,13 @@ agl_status agl_memory_plan_make(agl_memory_plan *out, const agl_engine_options *
     agl_status status = agl_model_plan_make(&out->model, config, &model, backend);
     if (status != AGL_OK) return agl_fail(err, status, "the model's memory cannot be planned");
     out->budget_bytes = (uint64_t)((double)backend->memory_total * share);
-    return plan_pages(out, options, config, backend, err);
+    return AGL_OK;
+}
+
+agl_status agl_memory_plan_make(agl_memory_plan *out, const agl_engine_options *options,
+                                const agl_config *config, const agl_backend *backend,
+                                agl_error *err)
+{
+    AGL_TRY(agl_memory_plan_size(out, options, config, backend, err));
+    return agl_memory_plan_fit(out, options, config, backend, err);
 }

@@ -27,6 +27,16 @@ typedef struct {
     uint64_t encoder_bytes, kv_bytes, budget_bytes;
 } agl_memory_plan;
 
+/* What is needed besides KV pages, and the budget. Nothing is refused for want of memory. */
+agl_status agl_memory_plan_size(agl_memory_plan *out, const agl_engine_options *options,
+                                const agl_config *config, const agl_backend *backend,
+                                agl_error *err);
+
+/* Then: the pages that the rest of the budget pays for, and the window that fits them. */
+agl_status agl_memory_plan_fit(agl_memory_plan *plan, const agl_engine_options *options,
+                               const agl_config *config, const agl_backend *backend, agl_error *err);
+
+/* Both. */
 agl_status agl_memory_plan_make(agl_memory_plan *out, const agl_engine_options *options,
                                 const agl_config *config, const agl_backend *backend,
                                 agl_error *err);
