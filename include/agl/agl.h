@@ -394,6 +394,8 @@ typedef struct {
     double cell_flops;           /* vision: merging, for each token that leaves the tower       */
     uint32_t layers, hidden, vision_blocks, vision_hidden;
     uint32_t image_patches, image_tokens;
+
+    const char *not_built;       /* why this build could not run it; NULL: it could             */
 } agl_plan;
 
 /* Where every byte would go, by the arithmetic that agl_engine_create uses, without weights:

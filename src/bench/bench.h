@@ -55,6 +55,29 @@ agl_status agl_bench_latency(const agl_bench_direct_options *options, agl_error 
 /* All requests at once: requests and tokens a second. */
 agl_status agl_bench_throughput(const agl_bench_direct_options *options, agl_error *err);
 
+/* The whole comparison of hardware platforms on this machine: first token, token gaps and
+ * throughput at growing batch sizes for every weight format, the largest batch, and how far
+ * all that is from the machine's own rates. Writes a result file after every batch size. */
+enum { AGL_BENCH_BATCHES_MAX = 24 };
+
+typedef struct {
+    agl_engine_options engine;
+    const char *platform;       /* title; NULL: the processor's name                       */
+    const char *const *formats; /* keys of weight formats; NULL: all this build runs       */
+    size_t format_count;
+    uint32_t batches[AGL_BENCH_BATCHES_MAX]; /* ascending; 0 of them: 1 to 8, 16, 32, 64   */
+    size_t batch_count;
+    uint32_t input_tokens, output_tokens, warmups, iterations;
+    uint32_t image_width, image_height; /* screenshot to time too; 0: none                 */
+    double seconds_max;         /* no batch size begins after that long; 0: no limit       */
+    uint64_t seed;
+    const char *save_path;
+    bool json, quiet;
+    const volatile sig_atomic_t *interrupted;
+} agl_bench_platform_options;
+
+agl_status agl_bench_platform(const agl_bench_platform_options *options, agl_error *err);
+
 /* From nothing to the first token, by phase, `iterations` times. */
 agl_status agl_bench_startup(const agl_bench_direct_options *options, agl_error *err);
 

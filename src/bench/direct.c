@@ -4,47 +4,15 @@
  * without HTTP. JSON keys are those of `vllm bench latency | throughput | startup`. */
 #include "bench/bench.h"
 
-#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/buffer.h"
 #include "base/clock.h"
+#include "bench/batch.h"
 #include "bench/statistics.h"
-
-/* Growing list of times. */
-typedef struct {
-    double *values;
-    size_t count, capacity;
-} samples;
-
-static void add(samples *s, double value)
-{
-    if (s->count == s->capacity) {
-        size_t capacity = s->capacity == 0 ? 1024 : 2 * s->capacity;
-        double *values = realloc(s->values, capacity * sizeof *values);
-        if (values == NULL) return;
-        s->values = values;
-        s->capacity = capacity;
-    }
-    s->values[s->count++] = value;
-}
-
-typedef struct {
-    samples latency_s, ttft_s, gap_s; /* of whole batches, first tokens, and between tokens */
-    uint64_t prompt_tokens, output_tokens;
-    double elapsed_s;
-} outcome;
-
-static void outcome_deinit(outcome *o)
-{
-    free(o->latency_s.values);
-    free(o->ttft_s.values);
-    free(o->gap_s.values);
-}
 
 static void note(const agl_bench_direct_options *o, const char *what, size_t done, size_t total)
 {
@@ -54,103 +22,13 @@ static void note(const agl_bench_direct_options *o, const char *what, size_t don
     fflush(stderr);
 }
 
-/* ---- one batch ---------------------------------------------------------- */
-
-typedef struct {
-    agl_request *request;
-    double last_s;
-    bool ended;
-} stream;
-
-static void wake(void *user)
-{
-    sem_post(user);
-}
-
-static agl_status submit(stream *out, agl_engine *engine, const agl_bench_direct_options *o,
-                         const int32_t *tokens, sem_t *news, agl_error *err)
-{
-    agl_request_options request = {.tokens = tokens, .token_count = o->input_tokens, .notify = wake,
-                                   .notify_user = news};
-    agl_sampling_init(&request.sampling);
-    request.sampling.temperature = 0;
-    request.sampling.max_tokens = o->output_tokens;
-    request.sampling.ignore_eos = true;
-    *out = (stream){0};
-    return agl_request_submit(&out->request, engine, &request, err);
-}
-
-/* Sleep until a stream has news; the engine wants the cores. Now and then look for an interrupt. */
-static void wait_for_news(sem_t *news)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 1;
-    sem_timedwait(news, &until);
-}
-
-/* Take what has come for one stream; false: nothing new. */
-static bool take(stream *s, double start_s, outcome *sum, agl_error *err, agl_status *status)
-{
-    agl_event event;
-    agl_request_next(s->request, 0, &event);
-    if (event.kind == AGL_EVENT_NONE) return false;
-    double at = agl_clock_s();
-    if (event.kind == AGL_EVENT_ERROR) {
-        *status = agl_fail(err, event.status, "%s", event.message);
-    } else if (event.kind == AGL_EVENT_DONE) {
-        s->ended = true;
-        sum->prompt_tokens += event.usage.prompt_tokens;
-        sum->output_tokens += event.usage.completion_tokens;
-    } else if (event.token_count > 0) {
-        if (s->last_s <= 0) add(&sum->ttft_s, at - start_s);
-        else add(&sum->gap_s, (at - s->last_s) / (double)event.token_count);
-        s->last_s = at;
-    }
-    return true;
-}
-
 static agl_status run_batch(agl_engine *engine, const agl_bench_direct_options *o, uint64_t seed,
-                            outcome *sum, agl_error *err)
+                            agl_batch_times *sum, agl_error *err)
 {
-    uint32_t vocab = agl_engine_model_info(engine).vocab;
-    uint32_t first = o->token_first, last = o->token_last > o->token_first ? o->token_last : vocab;
-    stream *streams = calloc(o->batch, sizeof *streams);
-    int32_t *tokens = malloc((o->input_tokens + 1) * sizeof *tokens);
-    agl_status status = streams == NULL || tokens == NULL ? agl_fail(err, AGL_ERR_MEMORY, "no memory") : AGL_OK;
-    sem_t news;
-    sem_init(&news, 0, 0);
-    double start_s = agl_clock_s();
-    uint32_t open = 0;
-    for (; status == AGL_OK && open < o->batch; open++) {
-        for (uint32_t i = 0; i < o->input_tokens; i++) {
-            seed = seed * 6364136223846793005u + 1442695040888963407u;
-            tokens[i] = (int32_t)(first + (uint32_t)((seed >> 33) % (last - first)));
-        }
-        status = submit(&streams[open], engine, o, tokens, &news, err);
-        if (status != AGL_OK) break;
-    }
-    uint32_t ended = 0;
-    while (status == AGL_OK && ended < open && !*o->interrupted) {
-        bool any = false;
-        for (uint32_t i = 0; i < open && status == AGL_OK; i++) {
-            if (streams[i].ended) continue;
-            while (status == AGL_OK && !streams[i].ended && take(&streams[i], start_s, sum, err, &status)) {
-                any = true;
-            }
-            ended += streams[i].ended;
-        }
-        if (!any) wait_for_news(&news);
-    }
-    double seconds = agl_clock_s() - start_s;
-    add(&sum->latency_s, seconds);
-    sum->elapsed_s += seconds;
-    for (uint32_t i = 0; streams != NULL && i < o->batch; i++) agl_request_destroy(streams[i].request);
-    sem_destroy(&news);
-    free(streams);
-    free(tokens);
-    if (status == AGL_OK && *o->interrupted) status = agl_fail(err, AGL_ERR_CANCELLED, "interrupted");
-    return status;
+    agl_batch_options batch = {.batch = o->batch, .input_tokens = o->input_tokens, .output_tokens = o->output_tokens,
+                               .token_first = o->token_first, .token_last = o->token_last, .seed = seed,
+                               .interrupted = o->interrupted};
+    return agl_batch_run(sum, engine, &batch, err);
 }
 
 /* ---- reports ------------------------------------------------------------ */
@@ -191,7 +69,7 @@ static void print_head(agl_engine *engine, const agl_bench_direct_options *o)
     printf("%-28s %10s %10s %10s %10s %10s\n", "ms", "mean", "sd", "median", "p99", "min");
 }
 
-static agl_status report_latency(agl_engine *engine, const agl_bench_direct_options *o, outcome *sum,
+static agl_status report_latency(agl_engine *engine, const agl_bench_direct_options *o, agl_batch_times *sum,
                                  agl_error *err)
 {
     static const double PERCENTS[] = {10, 25, 50, 75, 90, 99};
@@ -227,7 +105,7 @@ static agl_status report_latency(agl_engine *engine, const agl_bench_direct_opti
     return status;
 }
 
-static agl_status report_throughput(agl_engine *engine, const agl_bench_direct_options *o, outcome *sum,
+static agl_status report_throughput(agl_engine *engine, const agl_bench_direct_options *o, agl_batch_times *sum,
                                     agl_error *err)
 {
     double requests = (double)o->batch * (double)sum->latency_s.count;
@@ -258,7 +136,7 @@ static agl_status report_throughput(agl_engine *engine, const agl_bench_direct_o
 
 /* Warm-ups, then iterations of one batch on a fresh engine. */
 static agl_status measure(const agl_bench_direct_options *o,
-                          agl_status (*report)(agl_engine *, const agl_bench_direct_options *, outcome *,
+                          agl_status (*report)(agl_engine *, const agl_bench_direct_options *, agl_batch_times *,
                                                agl_error *),
                           agl_error *err)
 {
@@ -267,7 +145,7 @@ static agl_status measure(const agl_bench_direct_options *o,
     }
     agl_engine *engine;
     AGL_TRY(agl_engine_create(&engine, &o->engine, err));
-    outcome warm = {0}, sum = {0};
+    agl_batch_times warm = {0}, sum = {0};
     agl_status status = AGL_OK;
     for (uint32_t i = 0; status == AGL_OK && i < o->warmups; i++) {
         status = run_batch(engine, o, o->seed + 1000003u * (i + 1), &warm, err);
@@ -278,13 +156,10 @@ static agl_status measure(const agl_bench_direct_options *o,
         note(o, "iteration", i + 1, o->iterations);
     }
     /* Interrupted runs keep what was measured. */
-    if (status == AGL_ERR_CANCELLED && sum.latency_s.count > 1) {
-        sum.latency_s.count--;
-        status = AGL_OK;
-    }
+    if (status == AGL_ERR_CANCELLED && sum.latency_s.count > 0) status = AGL_OK;
     if (status == AGL_OK) status = report(engine, o, &sum, err);
-    outcome_deinit(&warm);
-    outcome_deinit(&sum);
+    agl_batch_times_deinit(&warm);
+    agl_batch_times_deinit(&sum);
     agl_engine_destroy(engine);
     return status;
 }
@@ -329,14 +204,14 @@ static agl_status start_once(const agl_bench_direct_options *o, agl_buffer *json
     double start_s = agl_clock_s();
     AGL_TRY(agl_engine_create(&engine, &options, err));
     double ready_s = agl_clock_s();
-    outcome one = {0};
+    agl_batch_times one = {0};
     agl_bench_direct_options single = *o;
     single.batch = 1;
     single.output_tokens = 1;
     agl_status status = run_batch(engine, &single, o->seed, &one, err);
     double token_s = agl_clock_s();
     agl_engine_destroy(engine);
-    outcome_deinit(&one);
+    agl_batch_times_deinit(&one);
     if (status != AGL_OK) return status;
     agl_buffer_append_format(json, "%s{\"ready_s\":%.6f,\"first_token_s\":%.6f,\"phases\":{", first ? "" : ",",
                              ready_s - start_s, token_s - start_s);

@@ -5,6 +5,7 @@
 
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -222,12 +223,71 @@ static int run_direct(agl_console *console, size_t kind, int argc, char **argv, 
     return code;
 }
 
+/* ---- the whole machine ----------------------------------------------------- */
+
+static agl_status read_batches(agl_bench_platform_options *platform, const agl_flag_list *given, agl_error *err)
+{
+    if (given->count > AGL_BENCH_BATCHES_MAX) {
+        return agl_fail(err, AGL_ERR_ARGUMENT, "--batches: at most %d expected", AGL_BENCH_BATCHES_MAX);
+    }
+    for (size_t i = 0; i < given->count; i++) {
+        char *end;
+        unsigned long batch = strtoul(given->items[i], &end, 10);
+        uint32_t before = i > 0 ? platform->batches[i - 1] : 0;
+        if (*end != '\0' || batch <= before || batch > 4096) {
+            return agl_fail(err, AGL_ERR_ARGUMENT, "--batches: \"%s\"; ascending numbers in [1, 4096] expected",
+                            given->items[i]);
+        }
+        platform->batches[platform->batch_count++] = (uint32_t)batch;
+    }
+    return AGL_OK;
+}
+
+/* A shape folder has no vocabulary of its own: random weights say nothing in any. */
+static void borrow_tokenizer(agl_engine_options *engine, char *path, size_t path_bytes)
+{
+    bool is_dummy = engine->load_format != NULL && strcmp(engine->load_format, "dummy") == 0;
+    snprintf(path, path_bytes, "%s/tokenizer.json", engine->model);
+    if (engine->tokenizer != NULL || !is_dummy || access(path, R_OK) == 0) return;
+    if (agl_cli_find_demonstration(path, path_bytes, NULL) == AGL_OK) engine->tokenizer = path;
+}
+
+static int run_platform(agl_console *console, int argc, char **argv, agl_status *status, agl_error *err)
+{
+    agl_cli_options options;
+    char tokenizer[AGL_CLI_PATH_MAX + 32];
+    int code = agl_command_begin(console, &options, AGL_CLI_PLATFORM, argc, argv);
+    if (code < 0) {
+        agl_bench_platform_options *platform = &options.platform;
+        const agl_bench_direct_options *shared = &options.measure;
+        borrow_tokenizer(&options.engine, tokenizer, sizeof tokenizer);
+        platform->engine = options.engine;
+        platform->input_tokens = shared->input_tokens != 0 ? shared->input_tokens : 512;
+        platform->output_tokens = shared->output_tokens != 0 ? shared->output_tokens : 256;
+        platform->iterations = shared->iterations != 0 ? shared->iterations : 3;
+        platform->warmups = shared->warmups;
+        platform->save_path = shared->save_path;
+        platform->formats = options.formats.count > 0 ? options.formats.items : NULL;
+        platform->format_count = options.formats.count;
+        platform->json = options.json;
+        platform->quiet = options.quiet;
+        platform->interrupted = &interrupted;
+        if (platform->image_width > 0 && platform->image_height == 0) platform->image_height = 2 * platform->image_width;
+        if (platform->image_height > 0 && platform->image_width == 0) platform->image_width = platform->image_height / 2;
+        *status = read_batches(platform, &options.batches, err);
+        if (*status == AGL_OK) *status = agl_bench_platform(platform, err);
+    }
+    agl_cli_options_deinit(&options);
+    return code;
+}
+
 static void print_kinds(FILE *out)
 {
     fprintf(out, "autoglm bench serve       a server over HTTP: latency and throughput under load\n"
                  "autoglm bench latency     an engine in this process: a batch of equal requests\n"
                  "autoglm bench throughput  an engine in this process: many requests at once\n"
-                 "autoglm bench startup     from nothing to the first token, by phase\n\n"
+                 "autoglm bench startup     from nothing to the first token, by phase\n"
+                 "autoglm bench platform    the whole comparison on this machine, into a result file\n\n"
                  "`autoglm bench KIND --help` lists the flags of a kind.\n");
 }
 
@@ -248,10 +308,12 @@ int agl_command_bench(agl_console *console, int argc, char **argv)
     while (kind < AGL_COUNT(DIRECT) && strcmp(name, DIRECT[kind].name) != 0) kind++;
     if (kind < AGL_COUNT(DIRECT)) {
         code = run_direct(console, kind, argc - 1, argv + 1, &status, &err);
+    } else if (strcmp(name, "platform") == 0) {
+        code = run_platform(console, argc - 1, argv + 1, &status, &err);
     } else if (strcmp(name, "serve") == 0) {
         status = run_serve(&exit_status, argc - 1, argv + 1, &err);
     } else {
-        status = agl_fail(&err, AGL_ERR_ARGUMENT, "unknown kind \"%s\"; serve, latency, throughput or startup expected",
+        status = agl_fail(&err, AGL_ERR_ARGUMENT, "unknown kind \"%s\"; serve, latency, throughput, startup, platform or report expected",
                           name);
     }
     if (code >= 0) return code;

@@ -13,7 +13,9 @@ static const agl_command COMMANDS[] = {
     { "chat", AGL_CLI_CHAT, "[--image FILE]... [flags]", "a conversation on the terminal", agl_command_chat },
     { "inspect", AGL_CLI_INSPECT, "[MODEL] [--json]", "what a checkpoint holds, and whether it would be served",
       agl_command_inspect },
-    { "bench", AGL_CLI_MEASURE, "KIND [flags]", "measure a server, or the engine without HTTP", agl_command_bench },
+    { "bench", AGL_CLI_MEASURE | AGL_CLI_PLATFORM, "KIND [flags]", "measure a server, the engine, a whole machine",
+      agl_command_bench },
+    { "plan", AGL_CLI_PLAN, "[MODEL] --hardware NAME,...", "would it fit there, and how fast", agl_command_plan },
 };
 
 const agl_command *agl_command_at(size_t index)
@@ -31,7 +33,7 @@ const agl_command *agl_command_find(const char *name)
 static const agl_command *command_of(unsigned bit)
 {
     size_t i = 0;
-    while (COMMANDS[i].command != bit) i++;
+    while (!(COMMANDS[i].command & bit)) i++;
     return &COMMANDS[i];
 }
 

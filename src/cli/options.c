@@ -6,7 +6,6 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/json.h"
@@ -26,6 +25,7 @@ void agl_cli_options_init(agl_cli_options *options)
     options->shutdown_timeout_s = 30;
     options->server.port = 8000;
     options->pipeline_parallel_size = options->data_parallel_size = 1;
+    options->measure.warmups = 1;
 }
 
 void agl_cli_options_deinit(agl_cli_options *options)
@@ -47,38 +47,44 @@ void agl_cli_options_help(FILE *out, unsigned command, bool colour)
 
 /* ---- where the demonstration model lies ------------------------------ */
 
-static bool is_checkpoint(const char *path)
+/* base/below/name into path; false if it is too long or not there. */
+static bool try_place(char *path, size_t path_bytes, const char *base, const char *below, const char *name)
 {
-    char file[AGL_CLI_PATH_MAX + 16];
-    struct stat info;
-    snprintf(file, sizeof file, "%s/config.json", path);
-    return stat(file, &info) == 0 && S_ISREG(info.st_mode);
+    int used = snprintf(path, path_bytes, "%s%s/%s", base, below, name);
+    return used > 0 && (size_t)used < path_bytes && access(path, R_OK) == 0;
 }
 
-/* base/below/NAME into path; false if it is too long or no checkpoint. */
-static bool try_place(char *path, size_t path_bytes, const char *base, const char *below)
+agl_status agl_cli_find_shipped(char *path, size_t path_bytes, const char *kind, const char *name, agl_error *err)
 {
-    int used = snprintf(path, path_bytes, "%s%s/%s", base, below, DEMONSTRATION);
-    return used > 0 && (size_t)used < path_bytes && is_checkpoint(path);
-}
-
-agl_status agl_cli_find_demonstration(char *path, size_t path_bytes, agl_error *err)
-{
-    char program[PATH_MAX];
+    char program[PATH_MAX], below[3][64];
     const char *models = getenv("AUTOGLM_MODELS"), *folder = ".";
     ssize_t bytes = readlink("/proc/self/exe", program, sizeof program - 1);
     if (bytes > 0) {
         program[bytes] = '\0';
         folder = dirname(program);
     }
-    if (models != NULL && *models != '\0' && try_place(path, path_bytes, models, "")) return AGL_OK;
-    if (try_place(path, path_bytes, ".", "/models")) return AGL_OK;
-    if (try_place(path, path_bytes, folder, "/../models")) return AGL_OK;
-    if (try_place(path, path_bytes, folder, "/../share/autoglm/models")) return AGL_OK;
-    return agl_fail(err, AGL_ERR_NOT_FOUND,
-                    "no --model given, and the demonstration model %s is not in $AUTOGLM_MODELS, ./models, "
-                    "%.300s/../models or %.300s/../share/autoglm/models",
-                    DEMONSTRATION, folder, folder);
+    snprintf(below[0], sizeof below[0], "/%.40s", kind);
+    snprintf(below[1], sizeof below[1], "/../%.40s", kind);
+    snprintf(below[2], sizeof below[2], "/../share/autoglm/%.40s", kind);
+    bool is_model = strcmp(kind, "models") == 0 && models != NULL && *models != '\0';
+    if (is_model && try_place(path, path_bytes, models, "", name)) return AGL_OK;
+    if (try_place(path, path_bytes, ".", below[0], name)) return AGL_OK;
+    if (try_place(path, path_bytes, folder, below[1], name)) return AGL_OK;
+    if (try_place(path, path_bytes, folder, below[2], name)) return AGL_OK;
+    return agl_fail(err, AGL_ERR_NOT_FOUND, "%.200s is not in %s./%.40s, %.200s%s or %.200s%s", name,
+                    strcmp(kind, "models") == 0 ? "$AUTOGLM_MODELS, " : "", kind, folder, below[1], folder, below[2]);
+}
+
+agl_status agl_cli_find_demonstration(char *path, size_t path_bytes, agl_error *err)
+{
+    agl_error reason = {0};
+    char file[64];
+    snprintf(file, sizeof file, "%s/config.json", DEMONSTRATION);
+    if (agl_cli_find_shipped(path, path_bytes, "models", file, &reason) != AGL_OK) {
+        return agl_fail(err, AGL_ERR_NOT_FOUND, "no --model given, and the demonstration model %.900s", reason.message);
+    }
+    *strrchr(path, '/') = '\0';
+    return AGL_OK;
 }
 
 /* ---- what flags mean together ----------------------------------------- */

@@ -19,7 +19,8 @@
 
 struct json_object;
 
-enum { AGL_CLI_SERVE = 1, AGL_CLI_ASK = 2, AGL_CLI_CHAT = 4, AGL_CLI_INSPECT = 8, AGL_CLI_MEASURE = 16 };
+enum { AGL_CLI_SERVE = 1, AGL_CLI_ASK = 2, AGL_CLI_CHAT = 4, AGL_CLI_INSPECT = 8, AGL_CLI_MEASURE = 16,
+       AGL_CLI_PLATFORM = 32, AGL_CLI_PLAN = 64 };
 
 enum { AGL_CLI_API_KEYS_MAX = 256, AGL_CLI_PATH_MAX = 4096 };
 
@@ -55,6 +56,10 @@ typedef struct {
     /* bench latency, throughput, startup; its engine options are those above */
     agl_bench_direct_options measure;
 
+    /* bench platform: also those of `measure` that it shares */
+    agl_bench_platform_options platform;
+    agl_flag_list formats, batches;
+
     /* storage behind the views */
     agl_flag_result parsed;
     struct json_object *kept_lists[3];  /* JSON forms of the CORS lists                  */
@@ -78,6 +83,9 @@ void agl_cli_options_help(FILE *out, unsigned command, bool colour);
 
 /* The rows behind it, for tests and documents. */
 agl_flag_table agl_cli_flag_table(void);
+
+/* The same places for any file or folder below `kind` ("models", "data"). */
+agl_status agl_cli_find_shipped(char *path, size_t path_bytes, const char *kind, const char *name, agl_error *err);
 
 /* Find the demonstration checkpoint: $AUTOGLM_MODELS, ./models, beside the program's
  * source tree or in its share folder. NOT_FOUND names the places. */

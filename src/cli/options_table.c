@@ -10,7 +10,9 @@ enum {
     SERVE = AGL_CLI_SERVE,
     ASK = AGL_CLI_ASK | AGL_CLI_CHAT,
     MEASURE = AGL_CLI_MEASURE,
-    LOAD = AGL_CLI_SERVE | AGL_CLI_ASK | AGL_CLI_CHAT | AGL_CLI_MEASURE, /* have an engine */
+    PLATFORM = AGL_CLI_PLATFORM,
+    DIRECT = MEASURE | PLATFORM, /* an engine in this process is timed */
+    LOAD = AGL_CLI_SERVE | AGL_CLI_ASK | AGL_CLI_CHAT | DIRECT, /* have an engine */
     RUN = AGL_CLI_SERVE | AGL_CLI_ASK | AGL_CLI_CHAT,
     ALL = LOAD | AGL_CLI_INSPECT
 };
@@ -126,10 +128,10 @@ static const agl_flag FLAGS[] = {
     { .name = "kv-cache-dtype", .kind = AGL_FLAG_TEXT, .commands = LOAD, .offset = AT(engine.kv_cache_dtype),
       .group = "Device, memory, scheduling", .value = "NAME", .choices = "auto bfloat16 float16 float32",
       .shown_default = "auto", .help = "number format of keys and values" },
-    { .name = "block-size", .aliases = "page-size", .kind = AGL_FLAG_U32, .commands = SERVE | MEASURE,
+    { .name = "block-size", .aliases = "page-size", .kind = AGL_FLAG_U32, .commands = SERVE | DIRECT,
       .offset = AT(engine.block_size), .group = "Device, memory, scheduling", .value = "TOKENS", .min = 1, .max = 1024,
       .shown_default = "16", .help = "of one page of keys and values" },
-    { .name = "max-num-seqs", .aliases = "max-running-requests", .kind = AGL_FLAG_U32, .commands = SERVE | MEASURE,
+    { .name = "max-num-seqs", .aliases = "max-running-requests", .kind = AGL_FLAG_U32, .commands = SERVE | DIRECT,
       .offset = AT(engine.max_num_seqs), .group = "Device, memory, scheduling", .value = "COUNT", .min = 1,
       .max = 65536, .shown_default = "256; on a CPU 64", .help = "sequences decoded at once" },
     { .name = "max-num-batched-tokens", .kind = AGL_FLAG_U32, .commands = LOAD,
@@ -217,24 +219,41 @@ static const agl_flag FLAGS[] = {
       .group = "Server", .value = "SECONDS", .min = 0, .max = 4e6, .shown_default = "30",
       .help = "how long SIGTERM and Ctrl-C let running requests end; a second one stops at once" },
 
-    /* ---- bench latency, throughput, startup ---- */
-    { .name = "input-len", .aliases = "random-input-len", .kind = AGL_FLAG_U32, .commands = MEASURE,
+    /* ---- bench latency, throughput, startup, platform ---- */
+    { .name = "input-len", .aliases = "random-input-len", .kind = AGL_FLAG_U32, .commands = DIRECT,
       .offset = AT(measure.input_tokens), .group = "Measurement", .value = "TOKENS", .min = 1, .max = 1e6,
       .shown_default = "512", .help = "prompt tokens, drawn at random" },
-    { .name = "output-len", .aliases = "random-output-len", .kind = AGL_FLAG_U32, .commands = MEASURE,
+    { .name = "output-len", .aliases = "random-output-len", .kind = AGL_FLAG_U32, .commands = DIRECT,
       .offset = AT(measure.output_tokens), .group = "Measurement", .value = "TOKENS", .min = 1, .max = 1e6,
       .shown_default = "256", .help = "answer tokens" },
     { .name = "batch-size", .aliases = "num-prompts", .kind = AGL_FLAG_U32, .commands = MEASURE,
       .offset = AT(measure.batch), .group = "Measurement", .value = "COUNT", .min = 1, .max = 65536,
       .shown_default = "8; throughput 100", .help = "requests at once" },
-    { .name = "num-iters", .aliases = "iterations repetitions", .kind = AGL_FLAG_U32, .commands = MEASURE,
+    { .name = "num-iters", .aliases = "iterations repetitions", .kind = AGL_FLAG_U32, .commands = DIRECT,
       .offset = AT(measure.iterations), .group = "Measurement", .value = "COUNT", .min = 1, .max = 10000,
-      .shown_default = "5; throughput 1; startup 3", .help = "measurements" },
-    { .name = "num-iters-warmup", .aliases = "warmups", .kind = AGL_FLAG_U32, .commands = MEASURE,
+      .shown_default = "5; throughput 1; startup, platform 3", .help = "measurements" },
+    { .name = "num-iters-warmup", .aliases = "warmups", .kind = AGL_FLAG_U32, .commands = DIRECT,
       .offset = AT(measure.warmups), .group = "Measurement", .value = "COUNT", .min = 0, .max = 10000,
       .shown_default = "1", .help = "before the clock starts" },
-    { .name = "save-result", .aliases = "output-json", .kind = AGL_FLAG_TEXT, .commands = MEASURE,
+    { .name = "save-result", .aliases = "output-json", .kind = AGL_FLAG_TEXT, .commands = DIRECT,
       .offset = AT(measure.save_path), .group = "Measurement", .value = "FILE", .help = "JSON, keys as vLLM's" },
+
+    { .name = "platform", .kind = AGL_FLAG_TEXT, .commands = PLATFORM, .offset = AT(platform.platform),
+      .group = "Measurement", .value = "TITLE", .shown_default = "the processor's name", .help = "of this machine in reports" },
+    { .name = "formats", .kind = AGL_FLAG_LIST, .commands = PLATFORM, .offset = AT(formats), .group = "Measurement",
+      .value = "NAME", .shown_default = "all that this build runs and that fit",
+      .help = "weight formats to measure: bf16 fp16 f32 fp8 int4" },
+    { .name = "batches", .kind = AGL_FLAG_LIST, .commands = PLATFORM, .offset = AT(batches), .group = "Measurement",
+      .value = "COUNT", .shown_default = "1 to 8, 16, 32, 64", .help = "requests at once, ascending; those that fit" },
+    { .name = "image-width", .kind = AGL_FLAG_U32, .commands = PLATFORM, .offset = AT(platform.image_width),
+      .group = "Measurement", .value = "PIXELS", .min = 64, .max = 8192, .shown_default = "no screenshot",
+      .help = "time the first token of a screenshot too" },
+    { .name = "image-height", .kind = AGL_FLAG_U32, .commands = PLATFORM, .offset = AT(platform.image_height),
+      .group = "Measurement", .value = "PIXELS", .min = 64, .max = 8192, .shown_default = "no screenshot",
+      .help = "its height" },
+    { .name = "seconds-max", .kind = AGL_FLAG_REAL, .commands = PLATFORM, .offset = AT(platform.seconds_max),
+      .group = "Measurement", .value = "SECONDS", .zero_word = "inf", .min = 1, .max = 1e7, .shown_default = "no limit",
+      .help = "begin no other batch size after that long" },
 
     /* ---- ask and chat ---- */
     { .name = "image", .aliases = "-i", .kind = AGL_FLAG_REPEAT, .commands = ASK, .offset = AT(images),
@@ -276,7 +295,7 @@ static const agl_flag FLAGS[] = {
       .group = "Sampling", .help = "go on to max-tokens" },
 
     /* ---- output ---- */
-    { .name = "json", .kind = AGL_FLAG_SWITCH, .commands = AGL_CLI_ASK | AGL_CLI_INSPECT | MEASURE, .offset = AT(json),
+    { .name = "json", .kind = AGL_FLAG_SWITCH, .commands = AGL_CLI_ASK | AGL_CLI_INSPECT | DIRECT, .offset = AT(json),
       .group = "Output", .help = "one JSON object on standard output" },
     { .name = "log-level", .aliases = "uvicorn-log-level", .kind = AGL_FLAG_TEXT, .commands = ALL,
       .offset = AT(log_level), .group = "Output", .value = "NAME",

@@ -129,6 +129,14 @@ static void report(agl_plan *out, const agl_memory_plan *plan, uint64_t memory_b
     out->page_tokens = plan->page_tokens;
 }
 
+static const char *not_built(const agl_plan_options *hardware, uint32_t count)
+{
+    if (hardware->gpu) return "this build runs on the CPU only";
+    if (count > 1) return "this build runs on one device";
+    if (hardware->layer_bits > 0 || hardware->lm_head_bits > 0) return "this build has no packed weights";
+    return NULL;
+}
+
 agl_status agl_plan_make(agl_plan *out, const agl_engine_options *options, const agl_plan_options *hardware,
                          agl_error *err)
 {
@@ -148,6 +156,7 @@ agl_status agl_plan_make(agl_plan *out, const agl_engine_options *options, const
     agl_model_options model = agl_memory_plan_model(&plan, options, NULL);
     agl_status status = count_parts(&parts, &config, &model, &backend);
     if (status != AGL_OK) return agl_fail(err, status, "%.3000s: the model's memory cannot be planned", root);
+    out->not_built = not_built(hardware, count);
     out->parameters = plan.model.parameters;
     out->vision_parameters = parts.vision.parameters;
     count_text(out, &config, &parts);
