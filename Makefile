@@ -90,6 +90,16 @@ load-test: $(LOAD_BIN)
 	$(BUILD)/tests/load/load_test $(LOAD_ARGS)
 	$(BUILD)/tests/load/engine_ratios
 
+# The real server under hundreds of clients, some of them hostile: make soak SOAK="--seconds 600".
+SOAK     ?= --seconds 60
+SOAK_OBJ := $(patsubst %.c,$(BUILD)/%.o,tests/load/http_soak.c $(wildcard tests/load/soak_*.c))
+$(BUILD)/tests/load/http_soak: $(SOAK_OBJ) $(BUILD)/libapp.a $(BUILD)/libagl.a
+	$(call say,LD,$@) $(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(BUILD)/tests/load/tiny/config.json: tests/support/make_tiny_checkpoint.py
+	$(Q)python3 $< $(@D) > /dev/null
+soak: $(BUILD)/autoglm $(BUILD)/tests/load/http_soak $(BUILD)/tests/load/tiny/config.json
+	$(BUILD)/tests/load/http_soak --server $(BUILD)/autoglm --model $(BUILD)/tests/load/tiny $(SOAK)
+
 # libFuzzer targets (clang), with AddressSanitizer and UndefinedBehaviorSanitizer.
 FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_BIN := $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%)
@@ -120,8 +130,9 @@ help:
 	@echo "make [all]      build/autoglm, libagl.a, libagl.so"
 	@echo "make test       unit, kernel and golden tests (./run_tests.sh runs everything)"
 	@echo "make asan|tsan  the same under sanitizers"
+	@echo "make soak       the server under load and abuse; SOAK=\"--seconds 600\""
 	@echo "make fuzz       libFuzzer targets in build/fuzzing/fuzz (needs clang)"
 	@echo "make install    PREFIX=$(PREFIX)"
 
-.PHONY: all test test-binaries load-test asan tsan fuzz fuzz-binaries install clean help
+.PHONY: all test test-binaries load-test soak asan tsan fuzz fuzz-binaries install clean help
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
