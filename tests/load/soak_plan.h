@@ -44,6 +44,7 @@ typedef struct {
     uint32_t choices;           /* of the answer; 0: a refusal                     */
     uint32_t max_tokens;
     int status;                 /* that must come                                  */
+    bool has_reference;         /* equal to every other answer of this variant     */
     agl_buffer request;         /* the bytes to send                               */
     size_t send_bytes;          /* less: the request is left unfinished            */
     double hold_s;              /* keep the unfinished request open for so long    */
