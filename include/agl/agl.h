@@ -228,6 +228,11 @@ typedef struct {
     const int32_t *tokens;
     size_t token_count;
     uint32_t truncate_prompt_tokens; /* keep the last that many tokens; 0: off                  */
+    /* Tokens of the answer that a broken-off request delivered: this one goes on behind them as
+     * if it had never stopped, with the same penalties, random numbers and limits (max_tokens
+     * counts them). Events hold only what is new. Needs n = 1 and no prompt_logprobs. */
+    const int32_t *resume_tokens;
+    size_t resume_token_count;
     agl_sampling sampling;
     int32_t priority;           /* lower runs first under priority scheduling                   */
     const char *cache_salt;     /* separates prefix caches; NULL allowed                        */
@@ -264,8 +269,8 @@ typedef struct {
 } agl_token_event;
 
 typedef struct {
-    uint32_t prompt_tokens;
-    uint32_t completion_tokens; /* all choices */
+    uint32_t prompt_tokens;     /* resumed ones included                     */
+    uint32_t completion_tokens; /* all choices; new ones only                */
     uint32_t cached_tokens;     /* of the prompt, served from the prefix cache */
     uint32_t image_tokens;      /* of the prompt */
     uint32_t image_count;

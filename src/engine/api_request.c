@@ -67,6 +67,45 @@ static agl_request *request_create(agl_engine *engine, const agl_request_options
     return request;
 }
 
+static agl_status check_resume(const agl_request *request, const agl_request_options *options,
+                               agl_error *err)
+{
+    static const char NAME[] = "resume_token_ids";
+    const agl_sampling_rules *rules = &request->sampling;
+    uint32_t vocab = request->engine->prompt_rules.vocab;
+    if (options->resume_token_count == 0) return AGL_OK;
+    if (rules->n > 1 || rules->prompt_logprobs >= 0) {
+        return agl_fail(err, AGL_ERR_ARGUMENT, "%s cannot be used with n > 1 or prompt_logprobs", NAME);
+    }
+    if (options->resume_token_count >= rules->max_tokens) {
+        return agl_fail(err, AGL_ERR_ARGUMENT, "%s holds %zu tokens, but the answer ends after %u: it is complete",
+                        NAME, options->resume_token_count, rules->max_tokens);
+    }
+    for (size_t i = 0; i < options->resume_token_count; i++) {
+        int32_t token = options->resume_tokens[i];
+        if (token < 0 || (uint32_t)token >= vocab) {
+            return agl_fail(err, AGL_ERR_ARGUMENT, "%s[%zu] is %d, out of range [0, %u)", NAME, i, token, vocab);
+        }
+        if (!agl_sampling_stops(rules, token)) continue;
+        return agl_fail(err, AGL_ERR_ARGUMENT, "%s[%zu] is %d, which ends the answer: it is complete", NAME, i,
+                        token);
+    }
+    return AGL_OK;
+}
+
+/* From here on the sequence looks like one that was preempted after these tokens. */
+static void resume(agl_request *request, const agl_request_options *options)
+{
+    agl_sequence *sequence = &request->sequences[0];
+    request->resumed_tokens = (uint32_t)options->resume_token_count;
+    for (uint32_t i = 0; i < request->resumed_tokens; i++) {
+        sequence->output[i] = options->resume_tokens[i];
+        agl_sampler_accept(&sequence->sampler, options->resume_tokens[i]);
+    }
+    sequence->output_count = sequence->published = request->resumed_tokens;
+    agl_stream_reader_skip(&request->reader, sequence->output, request->resumed_tokens);
+}
+
 static agl_status prepare(agl_request *request, const agl_request_options *options, agl_error *err)
 {
     agl_engine *engine = request->engine;
@@ -95,7 +134,10 @@ static agl_status prepare(agl_request *request, const agl_request_options *optio
         return agl_fail(err, AGL_ERR_ARGUMENT, "min_tokens %u is over the %u tokens the answer may have",
                         rules->min_tokens, rules->max_tokens);
     }
-    return agl_request_reserve(request, engine->memory.page_tokens, engine->prompt_rules.vocab, err);
+    AGL_TRY(check_resume(request, options, err));
+    AGL_TRY(agl_request_reserve(request, engine->memory.page_tokens, engine->prompt_rules.vocab, err));
+    resume(request, options);
+    return AGL_OK;
 }
 
 static agl_status enqueue(agl_engine *engine, agl_request *request, agl_error *err)

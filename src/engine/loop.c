@@ -131,7 +131,7 @@ void agl_engine_left_queue(agl_engine *engine, agl_request *request)
     if (request->scheduled) {
         pthread_mutex_lock(&engine->stats_lock);
         engine->stats.running += request->sampling.n;   /* before it stops waiting: never neither */
-        engine->stats.prompt_tokens += request->prompt.tokens.count;
+        engine->stats.prompt_tokens += request->prompt.tokens.count + request->resumed_tokens;
         engine->stats.cached_prompt_tokens += request->sequences[0].computed;
         engine->stats.text_only_requests += request->prompt.image_count == 0;
         pthread_mutex_unlock(&engine->stats_lock);

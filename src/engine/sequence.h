@@ -65,6 +65,7 @@ struct agl_request {
     agl_prompt prompt;
     size_t pixel_bytes;         /* taken from the engine's bound                       */
     agl_sampling_rules sampling;
+    uint32_t resumed_tokens;    /* first tokens of the output, given by the client     */
     int64_t priority;           /* 0 unless scheduled by priority                      */
     uint64_t number;            /* order of arrival                                    */
     uint64_t submit_ns, queued_ns;

@@ -38,6 +38,16 @@ agl_status agl_stream_reader_init(agl_stream_reader *reader, agl_request *reques
     return AGL_OK;
 }
 
+void agl_stream_reader_skip(agl_stream_reader *reader, const int32_t *tokens, uint32_t count)
+{
+    agl_choice_reader *choice = &reader->choices[0];
+    for (uint32_t i = 0; i < count; i++) {
+        agl_detokenizer_push(&choice->detokenizer, tokens[i], &choice->text);
+        agl_buffer_clear(&choice->text);
+    }
+    choice->consumed = count;
+}
+
 void agl_stream_reader_deinit(agl_stream_reader *reader)
 {
     for (uint32_t i = 0; i < reader->choice_count; i++) agl_buffer_deinit(&reader->choices[i].text);
@@ -201,7 +211,7 @@ static agl_usage usage_of(const agl_request *request)
     const agl_stream_reader *reader = &request->reader;
     uint64_t now = reader->done_ns != 0 ? reader->done_ns : agl_clock_ns();
     agl_usage usage = {
-        .prompt_tokens = (uint32_t)prompt->tokens.count,
+        .prompt_tokens = (uint32_t)prompt->tokens.count + request->resumed_tokens,
         .cached_tokens = request->cached_tokens,
         .image_tokens = prompt->image_tokens,
         .image_count = (uint32_t)prompt->image_count,
@@ -219,6 +229,7 @@ static agl_usage usage_of(const agl_request *request)
     for (uint32_t i = 0; i < reader->choice_count; i++) {
         usage.completion_tokens += reader->choices[i].consumed;
     }
+    usage.completion_tokens -= request->resumed_tokens;
     return usage;
 }
 

@@ -41,6 +41,9 @@ typedef struct {
 } agl_stream_reader;
 
 agl_status agl_stream_reader_init(agl_stream_reader *reader, agl_request *request, agl_error *err);
+
+/* The consumer has these first tokens of choice 0, and the whole characters they make. */
+void agl_stream_reader_skip(agl_stream_reader *reader, const int32_t *tokens, uint32_t count);
 void agl_stream_reader_deinit(agl_stream_reader *reader);
 
 #endif

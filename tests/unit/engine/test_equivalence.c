@@ -320,6 +320,43 @@ static void choices_equal_requests(void **state)
     }
 }
 
+/* An answer that goes on behind tokens given by the client is the rest of the whole answer. */
+static void resumed_equals_whole(void **state)
+{
+    (void)state;
+    agl_engine_options options = {.max_num_seqs = 4, .max_num_batched_tokens = 96};
+    agl_engine *engine = test_engine_open(folder, &options);
+    uint64_t seed = 4;
+    uint32_t compared = 0;
+    for (uint32_t i = 0; i < JOBS; i++) {
+        const test_choice *whole = &alone[i].choices[0];
+        /* Not where a stop string ends the text inside the tokens. */
+        if (whole->token_count < 2 || whole->stop_string[0] != '\0') continue;
+        test_job job = job_number(i);
+        size_t taken = 1 + (size_t)(test_random(&seed) % (whole->token_count - 1));
+        job.options.resume_tokens = whole->tokens;
+        job.options.resume_token_count = taken;
+        test_result rest = test_run(engine, &job);
+        const test_choice *choice = &rest.choices[0];
+        if (rest.status != AGL_OK) fail_msg("job %u: %s", i, rest.message);
+        assert_int_equal(choice->token_count, whole->token_count - taken);
+        assert_memory_equal(choice->tokens, whole->tokens + taken, choice->token_count * sizeof *choice->tokens);
+        assert_int_equal(choice->finish, whole->finish);
+        assert_int_equal(rest.usage.completion_tokens, choice->token_count);
+        assert_int_equal(rest.usage.prompt_tokens, alone[i].usage.prompt_tokens + taken);
+        assert_true(choice->text.bytes <= whole->text.bytes);
+        if (choice->text.bytes > 0) {
+            assert_memory_equal(choice->text.data, whole->text.data + whole->text.bytes - choice->text.bytes,
+                                choice->text.bytes);
+        }
+        compared++;
+        test_result_free(&rest);
+        test_job_free(&job);
+    }
+    assert_true(compared > JOBS / 2);
+    test_engine_close_idle(engine);
+}
+
 /* The logprob a token had when it was drawn is the one it has as part of a prompt. */
 static void prompt_logprobs_equal_output_logprobs(void **state)
 {
@@ -359,6 +396,7 @@ int main(void)
         cmocka_unit_test(growing_answers_preempt_each_other),
         cmocka_unit_test(an_image_is_encoded_once),
         cmocka_unit_test(choices_equal_requests),
+        cmocka_unit_test(resumed_equals_whole),
         cmocka_unit_test(prompt_logprobs_equal_output_logprobs),
     };
     return cmocka_run_group_tests(tests, make_checkpoint, remove_checkpoint);
