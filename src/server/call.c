@@ -5,6 +5,8 @@
 
 #include "server/sampling_fields.h"
 
+#define RESUME_TOKENS_MAX (1 << 20) /* the window is far below */
+
 static agl_status parse_stream(agl_call *call, const agl_fields *fields, const agl_call_defaults *defaults)
 {
     AGL_TRY(agl_field_bool(fields, "stream", &call->stream));
@@ -100,6 +102,8 @@ agl_status agl_call_common_parse(agl_call *call, agl_fields *fields, const agl_c
     AGL_TRY(parse_stream(call, fields, defaults));
     AGL_TRY(agl_field_bool(fields, "echo", &call->echo));
     AGL_TRY(agl_field_bool(fields, "return_token_ids", &call->return_token_ids));
+    AGL_TRY(agl_field_integers(fields, "resume_token_ids", RESUME_TOKENS_MAX, (agl_integer_range){0, INT32_MAX},
+                               &call->options.resume_tokens, &call->options.resume_token_count));
     AGL_TRY(agl_field_bool(fields, "return_tokens_as_token_ids", &call->tokens_as_token_ids));
     AGL_TRY(parse_reasoning(call, fields, defaults));
     AGL_TRY(parse_processor_kwargs(call, fields));

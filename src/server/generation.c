@@ -117,6 +117,24 @@ static bool opens_thinking(const agl_generation *self, const int32_t *tokens, si
     return false;
 }
 
+/* A resumed answer may be inside its thinking, or inside a tag. */
+static agl_status resume_split(agl_generation *self, agl_api_error *err)
+{
+    const agl_request_options *options = &self->call.options;
+    char *text = NULL;
+    size_t bytes = 0;
+    if (options->resume_token_count == 0) return AGL_OK;
+    agl_status status = agl_detokenize(self->answer.engine, options->resume_tokens, options->resume_token_count, &text,
+                                       &bytes, &err->detail);
+    if (status != AGL_OK) return agl_api_fail_detail(err, status, "resume_token_ids");
+    agl_choice *choice = &self->answer.choices[0];
+    agl_reasoning_split_push(&choice->split, text, bytes, &choice->reasoning, &choice->text);
+    agl_buffer_clear(&choice->reasoning); /* the client has both */
+    agl_buffer_clear(&choice->text);
+    agl_free(text);
+    return AGL_OK;
+}
+
 /* What the submitted prompt decides: the window, the split, the echoed ids. */
 static agl_status inspect_prompt(agl_generation *self, size_t index, const agl_generation_options *options,
                                  agl_api_error *err)
@@ -136,7 +154,7 @@ static agl_status inspect_prompt(agl_generation *self, size_t index, const agl_g
     for (uint32_t i = 0; i < sampling->n; i++) {
         agl_reasoning_split_init(&self->answer.choices[index * sampling->n + i].split, inside);
     }
-    return AGL_OK;
+    return self->call.split_reasoning ? resume_split(self, err) : AGL_OK;
 }
 
 /* The engine's messages about a part begin with where it stands: "messages[2].content[0]: ...". */
@@ -171,6 +189,13 @@ static agl_status submit(agl_generation *self, size_t index, const agl_generatio
     return inspect_prompt(self, index, options, err);
 }
 
+static agl_status check_resume(const agl_call *call, agl_api_error *err)
+{
+    if (call->options.resume_token_count == 0 || (call->prompt_count == 1 && !call->echo)) return AGL_OK;
+    return agl_api_fail(err, AGL_ERR_ARGUMENT, "resume_token_ids",
+                        "resume_token_ids cannot be used with echo or with several prompts");
+}
+
 agl_status agl_generation_create(agl_generation **out, const agl_call *call,
                                  const agl_generation_options *options, agl_api_error *err)
 {
@@ -179,7 +204,8 @@ agl_status agl_generation_create(agl_generation **out, const agl_call *call,
     if (self == NULL) return no_memory(err);
     self->call = *call;
     self->metrics = options->metrics;
-    agl_status status = allocate(self, options, err);
+    agl_status status = check_resume(call, err);
+    if (status == AGL_OK) status = allocate(self, options, err);
     for (size_t i = 0; status == AGL_OK && i < call->prompt_count; i++) status = submit(self, i, options, err);
     if (status != AGL_OK) {
         agl_generation_destroy(self);
