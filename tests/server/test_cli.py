@@ -25,6 +25,14 @@ def test_version_and_help():
     assert run().returncode == 2 and run("fly").returncode == 2
 
 
+def test_demonstration_model():
+    """Without --model: the checkpoint in models/, and a word on standard error that it is only that."""
+    if not (ROOT / "models" / "autoglm-phone-demo" / "config.json").exists():
+        pytest.skip("models/autoglm-phone-demo is not there: neither this nor the other tests ran against it")
+    answer = run("ask", "--max-tokens", "8", "打开设置")
+    assert answer.returncode == 0 and "demonstration" in answer.stderr
+
+
 def test_ask(tiny):
     answer = run("ask", "--model", tiny, *QUICK, "hello", "there")
     assert answer.returncode == 0, answer.stderr
