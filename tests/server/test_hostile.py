@@ -302,7 +302,7 @@ def test_sockets(server, data, codes):
                 answer += block
                 if b"\r\n\r\n" in answer:
                     break
-        except (ConnectionError, TimeoutError):
+        except OSError:  # the server may close before all is sent
             pass
     found = re.match(rb"HTTP/1\.[01] (\d+)", answer)
     assert codes is None or (int(found.group(1)) if found else None) in codes, answer[:200]
