@@ -122,6 +122,7 @@ install: all
 	ln -sf libagl.so.0 $(DESTDIR)$(PREFIX)/lib/libagl.so
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@LIBS@|$(DEPS)|' deploy/agl.pc.in > $(DESTDIR)$(PREFIX)/lib/pkgconfig/agl.pc
 	if [ -d models ]; then cp -r models $(DESTDIR)$(PREFIX)/share/autoglm/; fi
+	cp -r data $(DESTDIR)$(PREFIX)/share/autoglm/
 
 clean:
 	rm -rf $(BUILD)

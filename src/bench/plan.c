@@ -162,12 +162,21 @@ static double geometric_mean(const geometric *g, double otherwise)
     return g->count > 0 ? exp(g->log_sum / g->count) : otherwise;
 }
 
-agl_efficiency agl_efficiency_fit(const agl_result *results, size_t count, bool gpu)
+double agl_plan_parameters(const agl_engine_options *engine)
+{
+    agl_plan plan;
+    agl_plan_options any = {.memory_bytes = 1};
+    agl_status status = agl_plan_make(&plan, engine, &any, NULL);
+    return status == AGL_OK || status == AGL_ERR_MEMORY ? (double)plan.parameters : NAN;
+}
+
+agl_efficiency agl_efficiency_fit(const agl_result *results, size_t count, bool gpu, double parameters)
 {
     agl_efficiency fitted = agl_efficiency_default(gpu);
     geometric bandwidth = {0}, prefill = {0}, vision = {0};
     for (size_t i = 0; i < count; i++) {
         if (results[i].gpu != gpu || results[i].reported_by[0] != '\0') continue;
+        if (results[i].parameters != parameters) continue; /* also NaN */
         for (size_t k = 0; k < results[i].run_count; k++) {
             const agl_result_run *run = &results[i].runs[k];
             const agl_result_point *single = agl_result_point_of(run, 1);

@@ -38,8 +38,12 @@ agl_status agl_plan_row_make(agl_plan_row *out, const agl_engine_options *engine
 /* Machine of a result: of the table if the name is known, with rates as measured. */
 agl_hardware agl_result_hardware(const agl_result *result);
 
-/* Geometric means over the runs measured on that kind of machine; defaults where there are none. */
-agl_efficiency agl_efficiency_fit(const agl_result *results, size_t count, bool gpu);
+/* Parameters of a model; NaN if its folder cannot be read. */
+double agl_plan_parameters(const agl_engine_options *engine);
+
+/* Geometric means over the runs of that model, measured on that kind of machine; defaults where
+ * there are none. */
+agl_efficiency agl_efficiency_fit(const agl_result *results, size_t count, bool gpu, double parameters);
 
 /* What a measured run was predicted to give, for the same prompt and answer lengths. Zero
  * parameters in `plan`: another model was measured, or the machine's rates are not known. */

@@ -142,7 +142,8 @@ static void print_pair(const char *what, double predicted, double measured)
 
 static agl_status compare(const agl_plan_print_options *o, const agl_result *result, agl_error *err)
 {
-    agl_efficiency efficiency = agl_efficiency_fit(o->results, o->result_count, result->gpu);
+    agl_efficiency efficiency = agl_efficiency_fit(o->results, o->result_count, result->gpu,
+                                                   agl_plan_parameters(&o->engine));
     bool reported = result->reported_by[0] != '\0';
     printf("\n%s: %s, %u tokens in, %u out\n", result->platform, reported ? result->reported_by : result->file,
            result->input_tokens, result->output_tokens);
@@ -170,12 +171,13 @@ agl_status agl_plan_print(const agl_plan_print_options *o, agl_error *err)
 {
     const char *const *formats = o->formats != NULL ? o->formats : DEFAULT_FORMATS;
     size_t format_count = o->formats != NULL ? o->format_count : AGL_COUNT(DEFAULT_FORMATS);
+    double parameters = agl_plan_parameters(&o->engine);
     agl_buffer json;
     agl_buffer_init(&json, 0);
     agl_buffer_append_char(&json, '[');
     agl_status status = AGL_OK;
     for (size_t h = 0; status == AGL_OK && h < o->hardware_count; h++) {
-        agl_efficiency efficiency = agl_efficiency_fit(o->results, o->result_count, o->hardware[h].gpu);
+        agl_efficiency efficiency = agl_efficiency_fit(o->results, o->result_count, o->hardware[h].gpu, parameters);
         const char *unbuilt = NULL;
         for (size_t f = 0; status == AGL_OK && f < format_count; f++) {
             agl_plan_row row;

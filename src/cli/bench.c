@@ -287,7 +287,8 @@ static void print_kinds(FILE *out)
                  "autoglm bench latency     an engine in this process: a batch of equal requests\n"
                  "autoglm bench throughput  an engine in this process: many requests at once\n"
                  "autoglm bench startup     from nothing to the first token, by phase\n"
-                 "autoglm bench platform    the whole comparison on this machine, into a result file\n\n"
+                 "autoglm bench platform    the whole comparison on this machine, into a result file\n"
+                 "autoglm bench report      result files of several machines as tables and a page\n\n"
                  "`autoglm bench KIND --help` lists the flags of a kind.\n");
 }
 
@@ -310,6 +311,8 @@ int agl_command_bench(agl_console *console, int argc, char **argv)
         code = run_direct(console, kind, argc - 1, argv + 1, &status, &err);
     } else if (strcmp(name, "platform") == 0) {
         code = run_platform(console, argc - 1, argv + 1, &status, &err);
+    } else if (strcmp(name, "report") == 0) {
+        status = agl_command_bench_report(argc - 1, argv + 1, &err);
     } else if (strcmp(name, "serve") == 0) {
         status = run_serve(&exit_status, argc - 1, argv + 1, &err);
     } else {

@@ -15,6 +15,7 @@ int agl_command_ask(agl_console *console, int argc, char **argv);
 int agl_command_chat(agl_console *console, int argc, char **argv);
 int agl_command_inspect(agl_console *console, int argc, char **argv);
 int agl_command_bench(agl_console *console, int argc, char **argv);
+agl_status agl_command_bench_report(int argc, char **argv, agl_error *err);
 int agl_command_plan(agl_console *console, int argc, char **argv);
 
 /* The common start of a command: parse, print the help or the error, warn of flags without

@@ -7,8 +7,9 @@
 
 #include "bench/plan.h"
 #include "cli/commands.h"
+#include "cli/machines.h"
 
-enum { HARDWARE_MAX = 32, FORMATS_MAX = 8, FITS_MAX = 64 };
+enum { FORMATS_MAX = 8 };
 
 typedef struct {
     agl_engine_options engine;
@@ -63,46 +64,7 @@ static const agl_flag FLAGS[] = {
       .help = "a list of objects on standard output" },
 };
 
-/* ---- lists with commas ------------------------------------------------------- */
-
-/* Call `add` for every part of every item, cut at commas. */
-static agl_status each_part(const agl_flag_list *list, agl_status (*add)(void *to, const char *part, agl_error *err),
-                            void *to, agl_error *err)
-{
-    for (size_t i = 0; i < list->count; i++) {
-        const char *at = list->items[i];
-        for (;;) {
-            size_t bytes = strcspn(at, ",");
-            char part[96];
-            if (bytes >= sizeof part) return agl_fail(err, AGL_ERR_ARGUMENT, "\"%.60s...\" is too long a name", at);
-            memcpy(part, at, bytes);
-            part[bytes] = '\0';
-            if (bytes > 0) AGL_TRY(add(to, part, err));
-            if (at[bytes] == '\0') break;
-            at += bytes + 1;
-        }
-    }
-    return AGL_OK;
-}
-
-typedef struct {
-    agl_hardware items[HARDWARE_MAX];
-    size_t count;
-} hardware_list;
-
-static agl_status add_hardware(void *to, const char *part, agl_error *err)
-{
-    hardware_list *list = to;
-    bool all = strcmp(part, "all") == 0;
-    for (size_t i = 0; all && agl_hardware_at(i) != NULL && list->count < HARDWARE_MAX; i++) {
-        list->items[list->count++] = *agl_hardware_at(i);
-    }
-    if (all) return AGL_OK;
-    if (list->count == HARDWARE_MAX) return agl_fail(err, AGL_ERR_LIMIT, "more than %d machines", HARDWARE_MAX);
-    AGL_TRY(agl_hardware_find(&list->items[list->count], part, err));
-    list->count++;
-    return AGL_OK;
-}
+/* ---- lists ------------------------------------------------------------------ */
 
 typedef struct {
     const char *keys[FORMATS_MAX];
@@ -123,9 +85,9 @@ static agl_status add_format(void *to, const char *part, agl_error *err)
 
 /* ---- what flags mean together ------------------------------------------------ */
 
-static agl_status settle_hardware(hardware_list *list, const plan_options *o, agl_error *err)
+static agl_status settle_hardware(agl_cli_hardware_list *list, const plan_options *o, agl_error *err)
 {
-    AGL_TRY(each_part(&o->hardware, add_hardware, list, err));
+    AGL_TRY(agl_cli_each_part(&o->hardware, agl_cli_add_hardware, list, err));
     bool by_numbers = o->memory_gb > 0 && o->bandwidth_gbs > 0 && o->flops_t > 0;
     bool any_number = o->memory_gb > 0 || o->bandwidth_gbs > 0 || o->flops_t > 0;
     if (list->count == 0 && by_numbers) {
@@ -134,7 +96,7 @@ static agl_status settle_hardware(hardware_list *list, const plan_options *o, ag
     } else if (list->count == 0 && any_number) {
         return agl_fail(err, AGL_ERR_ARGUMENT, "--memory, --bandwidth and --flops go together, or with --hardware");
     } else if (list->count == 0) {
-        AGL_TRY(add_hardware(list, "here", err));
+        AGL_TRY(agl_cli_add_hardware(list, "here", err));
     }
     for (size_t i = 0; i < list->count; i++) {
         agl_hardware *h = &list->items[i];
@@ -146,32 +108,10 @@ static agl_status settle_hardware(hardware_list *list, const plan_options *o, ag
     return AGL_OK;
 }
 
-static agl_status load_fits(agl_result **all, size_t *count, const agl_flag_list *files, agl_error *err)
-{
-    *all = NULL;
-    *count = 0;
-    for (size_t i = 0; i < files->count; i++) {
-        agl_result *some, *grown;
-        size_t some_count;
-        AGL_TRY(agl_results_load(&some, &some_count, files->items[i], err));
-        grown = realloc(*all, (*count + some_count + 1) * sizeof *grown);
-        if (grown == NULL || *count + some_count > FITS_MAX) {
-            if (grown != NULL) *all = grown;
-            free(some);
-            return agl_fail(err, AGL_ERR_LIMIT, "--fit: more than %d results", FITS_MAX);
-        }
-        *all = grown;
-        memcpy(*all + *count, some, some_count * sizeof *some);
-        *count += some_count;
-        free(some);
-    }
-    return AGL_OK;
-}
-
 static agl_status plan(const agl_flag_list *words, plan_options *o, agl_error *err)
 {
     char shape[AGL_CLI_PATH_MAX];
-    hardware_list hardware = {0};
+    agl_cli_hardware_list hardware = {0};
     format_list formats = {0};
     agl_result *results = NULL;
     size_t result_count = 0;
@@ -182,8 +122,8 @@ static agl_status plan(const agl_flag_list *words, plan_options *o, agl_error *e
         o->engine.model = shape;
     }
     AGL_TRY(settle_hardware(&hardware, o, err));
-    AGL_TRY(each_part(&o->formats, add_format, &formats, err));
-    agl_status status = load_fits(&results, &result_count, &o->fit, err);
+    AGL_TRY(agl_cli_each_part(&o->formats, add_format, &formats, err));
+    agl_status status = agl_cli_load_results(&results, &result_count, &o->fit, err);
     if (status == AGL_OK) {
         agl_plan_print_options print = {
             .engine = o->engine, .hardware = hardware.items, .hardware_count = hardware.count,
