@@ -111,6 +111,7 @@ typedef struct {
     uint64_t kv_cache_bytes;         /* 0: from memory_utilization (CPU: 4 GiB or what fits)     */
     uint64_t encoder_cache_bytes;    /* vision rows kept by pixel digest; 0: 256 MiB             */
     double memory_utilization;       /* share of device memory; 0: 0.9                           */
+    double stall_timeout_s;          /* pending work without a finished step for so long is a stall; 0: 600 */
     uint64_t seed;                   /* of requests without one, and of dummy weights            */
     bool disable_prefix_cache;
     bool disable_chunked_prefill;

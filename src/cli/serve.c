@@ -14,7 +14,7 @@
 #include "cli/commands.h"
 #include "cli/loader.h"
 
-/* How often the main thread looks whether the device was lost. */
+/* How often the main thread looks whether the device was lost or hangs. */
 enum { WATCH_MS = 1000, DRAIN_POLL_MS = 20 };
 
 typedef struct {
@@ -85,11 +85,24 @@ static agl_status start(service *self, agl_error *err)
     return status;
 }
 
+/* The health routes say it too; a hung device is for the supervisor to restart, a slow one recovers. */
+static void report_stall(const agl_engine_stats *stats, bool *stalled)
+{
+    if (stats->stalled && !*stalled)
+        agl_log_error("The engine has not finished a step for %.1f s: %u sequences run, %u requests wait. Health is 503 "
+                      "until it does", stats->last_step_age_s, stats->running, stats->waiting);
+    if (!stats->stalled && *stalled) agl_log_warning("The engine finishes steps again");
+    *stalled = stats->stalled;
+}
+
 /* Until a signal comes: OK. DEVICE if the engine died: a supervisor should start the process anew. */
 static agl_status serve_until_signal(service *self, agl_error *err)
 {
+    bool stalled = false;
     while (!agl_signals_take(self->signal_fd, WATCH_MS)) {
-        agl_status fatal = agl_engine_stats_get(self->engine).fatal;
+        agl_engine_stats stats = agl_engine_stats_get(self->engine);
+        agl_status fatal = stats.fatal;
+        report_stall(&stats, &stalled);
         if (fatal != AGL_OK) return agl_fail(err, fatal, "the engine stopped: %s", agl_status_text(fatal));
     }
     return AGL_OK;

@@ -20,7 +20,7 @@
 
 /* Pending work and no finished step for so long means the loop hangs. Longer than any honest
  * step: a large image on two cores takes minutes. */
-#define STALL_S 600.0
+#define DEFAULT_STALL_S 600.0
 
 /* ---- create ------------------------------------------------------------ */
 
@@ -171,6 +171,7 @@ static void set_rules(agl_engine *engine, const agl_engine_options *options)
     sampling->n_max = engine->memory.max_sequences;
     sampling->tokenizer = engine->tokenizer;
     engine->seed = options->seed;
+    engine->stall_timeout_s = options->stall_timeout_s > 0 ? options->stall_timeout_s : DEFAULT_STALL_S;
     engine->max_queued = options->max_queued != 0 ? options->max_queued : DEFAULT_MAX_QUEUED;
     engine->priority_scheduling = options->priority_scheduling;
 }
@@ -300,7 +301,7 @@ agl_engine_stats agl_engine_stats_get(agl_engine *engine)
     uint64_t now = agl_clock_ns();
     stats.last_step_age_s = last != 0 && now > last ? (double)(now - last) * 1e-9 : 0.0;
     uint64_t from = last > since ? last : since;
-    stats.stalled = since != 0 && now > from && (double)(now - from) * 1e-9 > STALL_S;
+    stats.stalled = since != 0 && now > from && (double)(now - from) * 1e-9 > engine->stall_timeout_s;
     return stats;
 }
 

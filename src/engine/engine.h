@@ -31,6 +31,7 @@ struct agl_engine {
     agl_sampling_context sampling_context;
     agl_model_info info;
     uint64_t seed;
+    double stall_timeout_s;
     uint32_t max_queued;
     bool priority_scheduling;
 
