@@ -59,13 +59,20 @@ static agl_status parse_processor_kwargs(agl_call *call, const agl_fields *field
 
 static agl_status parse_scheduling(agl_call *call, const agl_fields *fields)
 {
-    int64_t priority = 0, keep = 0;
+    int64_t priority = 0, keep = 0, deadline_ms = 0;
     AGL_TRY(agl_field_integer(fields, "priority", &priority));
     if (priority < INT32_MIN || priority > INT32_MAX) {
         return agl_api_fail(fields->err, AGL_ERR_ARGUMENT, "priority", "priority is out of range: %lld",
                             (long long)priority);
     }
     call->options.priority = (int32_t)priority;
+
+    AGL_TRY(agl_field_integer(fields, "deadline_ms", &deadline_ms));
+    if (deadline_ms < 0 || deadline_ms > INT32_MAX) {
+        return agl_api_fail(fields->err, AGL_ERR_ARGUMENT, "deadline_ms", "deadline_ms is out of range: %lld",
+                            (long long)deadline_ms);
+    }
+    call->options.deadline_ms = (uint32_t)deadline_ms;
 
     AGL_TRY(agl_field_text(fields, "cache_salt", &call->options.cache_salt));
     if (call->options.cache_salt != NULL && call->options.cache_salt[0] == '\0') {

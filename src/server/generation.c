@@ -173,7 +173,10 @@ static agl_status submit(agl_generation *self, size_t index, const agl_generatio
 {
     agl_request_options request = self->call.options;
     request.id = self->id;
-    request.deadline_ms = options->deadline_ms;
+    /* The client's may only be the sooner one. */
+    if (options->deadline_ms != 0 && (request.deadline_ms == 0 || request.deadline_ms > options->deadline_ms)) {
+        request.deadline_ms = options->deadline_ms;
+    }
     request.notify = options->notify;
     request.notify_user = options->notify_user;
     if (self->call.prompts != NULL) {
