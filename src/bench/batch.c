@@ -85,8 +85,11 @@ static bool take(stream *s, double start_s, agl_batch_times *times, agl_error *e
         times->output_tokens += event.usage.completion_tokens;
         times->image_tokens += event.usage.image_tokens;
     } else if (event.token_count > 0) {
+        /* Tokens that were read late come together and share the time since the one before. */
         if (s->last_s <= 0) add(&times->ttft_s, at - start_s);
-        else add(&times->gap_s, (at - s->last_s) / (double)event.token_count);
+        for (size_t i = 0; s->last_s > 0 && i < event.token_count; i++) {
+            add(&times->gap_s, (at - s->last_s) / (double)event.token_count);
+        }
         s->last_s = at;
     }
     return true;

@@ -206,7 +206,7 @@ agl_status agl_results_load(agl_result **results, size_t *count, const char *pat
 
 static void put_number(agl_buffer *out, const char *key, double value)
 {
-    if (isfinite(value)) agl_buffer_append_format(out, "\"%s\":%.9g,", key, value);
+    if (isfinite(value)) agl_buffer_append_format(out, "\"%s\":%.15g,", key, value);
     else agl_buffer_append_format(out, "\"%s\":null,", key);
 }
 
