@@ -9,20 +9,14 @@
 
 #include <cmocka.h>
 
-#include "base/file_map.h"
-#include "base/json.h"
-#include "media/image.h"
-
-#define FIXTURES "tests/fixtures/media/"
-#define FILE_BYTES_MAX (1 << 20)
+#include "support/test_pictures.h"
 
 static const agl_resize_rule RULE = {
     .factor = 28, .frames = 2, .pixels_min = 12544, .pixels_max = 9633792};
 
 static struct json_object *load_part(struct json_object **root, const char *part)
 {
-    agl_error err = {0};
-    assert_int_equal(agl_json_load(root, FIXTURES "vectors.json", FILE_BYTES_MAX, &err), AGL_OK);
+    *root = test_picture_vectors();
     struct json_object *rows = agl_json_member(*root, part);
     assert_non_null(rows);
     return rows;
@@ -33,24 +27,10 @@ static int64_t item(struct json_object *array, size_t index)
     return json_object_get_int64(json_object_array_get_idx(array, index));
 }
 
-/* noise(h, w) of the script that made the vectors. */
-static agl_image noise(int64_t height, int64_t width)
-{
-    size_t bytes = (size_t)height * (size_t)width * 3;
-    agl_image image = {malloc(bytes), height, width};
-    for (size_t i = 0; i < bytes; i++)
-        image.pixels[i] = i < bytes / 2 ? (uint8_t)((uint32_t)(i * 2654435761u) >> 24)
-                                        : (uint8_t)(i / 96 % 2 * 255);
-    return image;
-}
-
 static void assert_pixels(const agl_image *image, struct json_object *row)
 {
-    char hex[65];
-    agl_digest digest = agl_sha256(image->pixels, (size_t)(image->height * image->width * 3));
-    for (size_t i = 0; i < sizeof digest.bytes; i++)
-        snprintf(hex + 2 * i, 3, "%02x", digest.bytes[i]);
-    if (strcmp(hex, json_object_get_string(agl_json_member(row, "rgb_sha256"))) != 0)
+    test_hex hex = test_sha256(image->pixels, (size_t)(image->height * image->width * 3));
+    if (strcmp(hex.text, json_object_get_string(agl_json_member(row, "rgb_sha256"))) != 0)
         fail_msg("pixels differ: %s", json_object_to_json_string(row));
 }
 
@@ -119,7 +99,7 @@ static void test_bicubic_is_pillows(void **state)
     for (size_t i = 0; i < json_object_array_length(rows); i++) {
         struct json_object *row = json_object_array_get_idx(rows, i);
         struct json_object *from = agl_json_member(row, "in"), *to = agl_json_member(row, "out");
-        agl_image in = noise(item(from, 0), item(from, 1)), out;
+        agl_image in = test_picture_noise(item(from, 0), item(from, 1)), out;
         agl_error err = {0};
         assert_int_equal(agl_image_resize(&out, &in, item(to, 0), item(to, 1), &err), AGL_OK);
         assert_int_equal(out.height, item(to, 0));
@@ -138,22 +118,10 @@ static void test_whole_way_is_the_processors(void **state)
     struct json_object *root, *rows = load_part(&root, "processor");
     for (size_t i = 0; i < json_object_array_length(rows); i++) {
         struct json_object *row = json_object_array_get_idx(rows, i);
-        struct json_object *file = agl_json_member(row, "file"),
-                           *size = agl_json_member(row, "size");
-        agl_image in, out;
+        struct json_object *size = agl_json_member(row, "size");
+        agl_image in = test_picture_of(row), out;
         agl_error err = {0};
         int64_t height, width;
-        if (file != NULL) {
-            char path[256], *data;
-            size_t bytes;
-            snprintf(path, sizeof path, FIXTURES "%s", json_object_get_string(file));
-            assert_int_equal(agl_file_read(&data, &bytes, path, FILE_BYTES_MAX, &err), AGL_OK);
-            assert_int_equal(agl_image_decode(&in, data, bytes, NULL, &err), AGL_OK);
-            free(data);
-        } else {
-            struct json_object *sides = agl_json_member(row, "noise");
-            in = noise(item(sides, 0), item(sides, 1));
-        }
         assert_int_equal(agl_image_target_size(&height, &width, in.height, in.width, &RULE, &err),
                          AGL_OK);
         assert_int_equal(height, item(size, 0));
@@ -169,7 +137,7 @@ static void test_whole_way_is_the_processors(void **state)
 static void test_resize_refuses_empty(void **state)
 {
     (void)state;
-    agl_image in = noise(2, 2), out;
+    agl_image in = test_picture_noise(2, 2), out;
     agl_error err = {0};
     assert_int_equal(agl_image_resize(&out, &in, 0, 4, &err), AGL_ERR_ARGUMENT);
     assert_null(out.pixels);
