@@ -291,7 +291,11 @@ static bool transfer_start(load *run, size_t session, size_t turn, const char *p
     agl_load_result *result = result_of(t);
     *result = (agl_load_result){.scheduled_s = scheduled, .body_bytes = strlen(body)};
     result->sent_s = now_s(run);
-    return curl_multi_add_handle(run->multi, t->curl) == CURLM_OK;
+    if (curl_multi_add_handle(run->multi, t->curl) != CURLM_OK) return false;
+    /* Let it go at once: the bodies of those that start with it take time to build. */
+    int running;
+    curl_multi_socket_action(run->multi, CURL_SOCKET_TIMEOUT, 0, &running);
+    return true;
 }
 
 static void session_end(load *run)
