@@ -46,8 +46,8 @@ agl_efficiency agl_efficiency_default(bool gpu)
         return (agl_efficiency){.bandwidth = 0.85, .prefill = 0.625, .vision = 0.667,
                                 .origin = "targets of the GPU backend, not measured"};
     }
-    return (agl_efficiency){.bandwidth = 0.80, .prefill = 0.70, .vision = 0.60,
-                            .origin = "rounded from one 2-core AVX-512 machine"};
+    return (agl_efficiency){.bandwidth = 0.80, .prefill = 0.65, .vision = 0.55,
+                            .origin = "single kernels on one 2-core AVX-512 machine; vision is a guess below them"};
 }
 
 agl_roofline agl_roofline_of(const agl_plan *plan, const agl_hardware *hardware, const agl_format *format,

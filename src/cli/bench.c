@@ -243,24 +243,13 @@ static agl_status read_batches(agl_bench_platform_options *platform, const agl_f
     return AGL_OK;
 }
 
-/* A shape folder has no vocabulary of its own: random weights say nothing in any. */
-static void borrow_tokenizer(agl_engine_options *engine, char *path, size_t path_bytes)
-{
-    bool is_dummy = engine->load_format != NULL && strcmp(engine->load_format, "dummy") == 0;
-    snprintf(path, path_bytes, "%s/tokenizer.json", engine->model);
-    if (engine->tokenizer != NULL || !is_dummy || access(path, R_OK) == 0) return;
-    if (agl_cli_find_demonstration(path, path_bytes, NULL) == AGL_OK) engine->tokenizer = path;
-}
-
 static int run_platform(agl_console *console, int argc, char **argv, agl_status *status, agl_error *err)
 {
     agl_cli_options options;
-    char tokenizer[AGL_CLI_PATH_MAX + 32];
     int code = agl_command_begin(console, &options, AGL_CLI_PLATFORM, argc, argv);
     if (code < 0) {
         agl_bench_platform_options *platform = &options.platform;
         const agl_bench_direct_options *shared = &options.measure;
-        borrow_tokenizer(&options.engine, tokenizer, sizeof tokenizer);
         platform->engine = options.engine;
         platform->input_tokens = shared->input_tokens != 0 ? shared->input_tokens : 512;
         platform->output_tokens = shared->output_tokens != 0 ? shared->output_tokens : 256;
