@@ -29,7 +29,7 @@ typedef enum { AGL_IMAGE_UNKNOWN, AGL_IMAGE_PNG, AGL_IMAGE_JPEG, AGL_IMAGE_WEBP 
 /* By magic bytes. */
 agl_image_kind agl_image_kind_of(const void *data, size_t bytes);
 
-/* Size after orientation, from the headers alone. */
+/* Size after orientation, from the headers alone. Refuses what agl_image_decode would for its kind and default limits. */
 agl_status agl_image_size(int64_t *height, int64_t *width, const void *data, size_t bytes,
                           agl_error *err);
 

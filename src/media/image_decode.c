@@ -155,18 +155,6 @@ static agl_status read_header(agl_image_header *out, const codec **out_codec, ag
     return CODECS[kind].header(out, file, err);
 }
 
-agl_status agl_image_size(int64_t *height, int64_t *width, const void *data, size_t bytes,
-                          agl_error *err)
-{
-    const codec *reader = NULL;
-    agl_image_header header;
-    AGL_TRY(read_header(&header, &reader, (agl_bytes){data, bytes}, err));
-    swap_sides(&header);
-    *height = header.height;
-    *width = header.width;
-    return AGL_OK;
-}
-
 static agl_status check_limits(const agl_image_header *header, const agl_image_limits *limits,
                                agl_error *err)
 {
@@ -181,6 +169,19 @@ static agl_status check_limits(const agl_image_header *header, const agl_image_l
     if ((uint64_t)height * (uint64_t)width > pixels_max)
         return agl_fail(err, AGL_ERR_LIMIT, "image of %lld x %lld pixels: %llu pixels are allowed",
                         (long long)width, (long long)height, (unsigned long long)pixels_max);
+    return AGL_OK;
+}
+
+agl_status agl_image_size(int64_t *height, int64_t *width, const void *data, size_t bytes,
+                          agl_error *err)
+{
+    const codec *reader = NULL;
+    agl_image_header header;
+    AGL_TRY(read_header(&header, &reader, (agl_bytes){data, bytes}, err));
+    AGL_TRY(check_limits(&header, NULL, err));
+    swap_sides(&header);
+    *height = header.height;
+    *width = header.width;
     return AGL_OK;
 }
 

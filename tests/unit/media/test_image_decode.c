@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <libdeflate.h>
 
 #include "base/file_map.h"
 #include "base/json.h"
@@ -216,6 +217,23 @@ static void test_small_files_claim_no_memory(void **state)
     free(data);
 }
 
+/* Refused before anything else of the request is decoded. */
+static void test_sizes_over_the_limits_are_refused_from_the_header(void **state)
+{
+    (void)state;
+    static const uint8_t WIDE[8] = {0, 1, 0x11, 0x70, 0, 0, 0, 1}; /* 70,000 x 1 */
+    size_t bytes;
+    char *data = read_fixture(&bytes, "png_rgba8_screen.png");
+    memcpy(data + 16, WIDE, sizeof WIDE);
+    uint32_t sum = libdeflate_crc32(0, data + 12, 17);
+    for (int i = 0; i < 4; i++) data[29 + i] = (char)(sum >> (24 - 8 * i));
+    int64_t height, width;
+    agl_error err = {0};
+    assert_int_equal(agl_image_size(&height, &width, data, bytes, &err), AGL_ERR_LIMIT);
+    assert_non_null(strstr(err.message, "70000 x 1 pixels: sides may have 65535"));
+    free(data);
+}
+
 /* The same scan again and again: work without end for a small file. */
 static void test_jpeg_of_many_scans_is_refused(void **state)
 {
@@ -261,6 +279,7 @@ int main(void)
         cmocka_unit_test(test_damaged_files_do_no_harm),
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_small_files_claim_no_memory),
+        cmocka_unit_test(test_sizes_over_the_limits_are_refused_from_the_header),
         cmocka_unit_test(test_jpeg_of_many_scans_is_refused),
         cmocka_unit_test(test_digest_tells_shapes_apart),
     };
