@@ -126,7 +126,10 @@ static agl_status prepare(agl_request *request, const agl_request_options *optio
     AGL_TRY(agl_prompt_build(prompt, &request->arena, &engine->prompt_rules, options, err));
     AGL_TRY(agl_engine_pixels_reserve(engine, prompt->pixel_bytes, err));
     request->pixel_bytes = prompt->pixel_bytes;
-    AGL_TRY(agl_prompt_load(prompt, &request->arena, &engine->prompt_rules, options->cache_salt, err));
+    agl_decode_room_enter(&engine->decode_room, prompt->decode_bytes);
+    agl_status loaded = agl_prompt_load(prompt, &request->arena, &engine->prompt_rules, options->cache_salt, err);
+    agl_decode_room_leave(&engine->decode_room, prompt->decode_bytes);
+    AGL_TRY(loaded);
 
     uint32_t room = engine->memory.max_model_len - (uint32_t)prompt->tokens.count;
     if (rules->max_tokens == 0 || rules->max_tokens > room) rules->max_tokens = room;

@@ -14,6 +14,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "engine/decode_room.h"
 #include "engine/kv_memory.h"
 #include "engine/memory_plan.h"
 #include "engine/scheduler.h"
@@ -51,6 +52,7 @@ struct agl_engine {
 
     atomic_uint_fast64_t arrivals;
     atomic_uint_fast64_t pixel_bytes;   /* of all requests alive                   */
+    agl_decode_room decode_room;        /* of requests being submitted             */
 
     pthread_mutex_t inbox_lock;     /* of what follows                             */
     pthread_cond_t inbox_wake;

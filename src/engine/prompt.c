@@ -11,6 +11,10 @@
 #include "base/thread_pool.h"
 
 #define DECODE_THREADS_MAX 4
+/* Of one request: larger pictures are decoded by fewer threads. */
+#define DECODE_BYTES_MAX (1ull << 30)
+/* Inflated samples or coefficients, and RGB. */
+#define DECODE_PIXEL_BYTES 8
 
 /* One image of the request, before its pixels exist. */
 struct agl_image_plan {
@@ -88,6 +92,7 @@ static agl_status plan_images(agl_prompt *prompt, agl_arena *arena,
     prompt->plans = agl_arena_alloc(arena, count * sizeof *prompt->plans);
     if (prompt->plans == NULL) return no_memory(err);
     size_t filled = 0;
+    uint64_t largest = 0;
     for (size_t m = 0; m < message_count; m++) {
         for (size_t p = 0; p < messages[m].part_count; p++) {
             const agl_part *part = &messages[m].parts[p];
@@ -103,8 +108,15 @@ static agl_status plan_images(agl_prompt *prompt, agl_arena *arena,
             }
             AGL_TRY(at_part(part, status, &inner, err));
             prompt->pixel_bytes += (size_t)(plan->target_height * plan->target_width * 3);
+            uint64_t decode_bytes = (uint64_t)(plan->height * plan->width) * DECODE_PIXEL_BYTES;
+            if (decode_bytes > largest) largest = decode_bytes;
         }
     }
+    size_t threads = count < DECODE_THREADS_MAX ? count : DECODE_THREADS_MAX;
+    if (threads > agl_cpu_count()) threads = agl_cpu_count();
+    while (threads > 1 && threads * largest > DECODE_BYTES_MAX) threads--;
+    prompt->decode_threads = threads;
+    prompt->decode_bytes = threads * largest;
     return AGL_OK;
 }
 
@@ -285,9 +297,8 @@ static agl_status decode_images(agl_prompt *prompt, agl_arena *arena, agl_error 
     decode_job job = {.prompt = prompt};
     pthread_mutex_init(&job.lock, NULL);
     pthread_t threads[DECODE_THREADS_MAX];
-    size_t wanted = count < DECODE_THREADS_MAX ? count : DECODE_THREADS_MAX, started = 0;
-    if (wanted > agl_cpu_count()) wanted = agl_cpu_count();
-    while (started + 1 < wanted &&
+    size_t started = 0;
+    while (started + 1 < prompt->decode_threads &&
            pthread_create(&threads[started], NULL, decode_worker, &job) == 0) started++;
     decode_worker(&job);
     for (size_t i = 0; i < started; i++) pthread_join(threads[i], NULL);

@@ -38,6 +38,8 @@ typedef struct {
     agl_image_span *spans;      /* [image_count] the same, for positions     */
     agl_image *pixels;          /* [image_count] resized                     */
     size_t pixel_bytes;
+    size_t decode_threads;      /* images decoded side by side               */
+    uint64_t decode_bytes;      /* held while they are, beside pixel_bytes   */
     uint32_t image_tokens;
     agl_digest root;            /* start of the page digests                 */
     agl_digest *page_digests;   /* [tokens / page_tokens] of full pages      */
