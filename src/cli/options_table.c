@@ -98,7 +98,7 @@ static const agl_flag FLAGS[] = {
       .group = "Images", .value = "HOST", .shown_default = "none",
       .help = "hosts that http(s):// image URLs may be fetched from" },
     { .name = "media-timeout", .kind = AGL_FLAG_REAL, .commands = SERVE, .offset = AT(media_timeout_s),
-      .group = "Images", .value = "SECONDS", .min = 0.001, .max = 3600, .shown_default = "5", .help = "of one fetch" },
+      .group = "Images", .value = "SECONDS", .min = 0.001, .max = 3600, .shown_default = "5", .help = "to fetch one image, redirects included" },
     { .name = "max-media-bytes", .kind = AGL_FLAG_U64, .commands = SERVE, .offset = AT(server.media_bytes_max),
       .group = "Images", .value = "BYTES", .min = 1, .max = BYTES_MAX, .shown_default = "32M",
       .help = "of one image file" },

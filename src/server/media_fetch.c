@@ -16,6 +16,7 @@
 
 #include "base/base64.h"
 #include "base/buffer.h"
+#include "base/clock.h"
 
 #define URL_BYTES_MAX 8192      /* of file: and http(s): URLs */
 #define REDIRECTS_MAX 3
@@ -199,6 +200,7 @@ bool agl_address_is_public(const struct sockaddr *address)
 typedef struct {
     agl_buffer body;
     uint64_t bytes_max;
+    uint64_t deadline_ns;   /* of all hops together */
     bool allow_private;     /* the host is listed as an address, or as localhost */
     bool refused_address;
 } fetch;
@@ -281,11 +283,14 @@ static agl_status fetch_once(fetch *self, char **location, const agl_media_polic
                                                        : no_memory(err);
     if (status != AGL_OK) goto done;
     agl_buffer_clear(&self->body);
+    uint64_t now_ns = agl_clock_ns();
+    /* At least 1: libcurl takes 0 for no limit. */
+    long left_ms = now_ns < self->deadline_ns ? (long)((self->deadline_ns - now_ns) / 1000000) + 1 : 1;
     curl_easy_setopt(curl, CURLOPT_CURLU, parsed);
     curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
     curl_easy_setopt(curl, CURLOPT_PROXY, ""); /* a proxy would connect for us, unchecked */
     curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
-    curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, (long)policy->timeout_ms);
+    curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, left_ms);
     curl_easy_setopt(curl, CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)policy->bytes_max);
     curl_easy_setopt(curl, CURLOPT_USERAGENT, "autoglm/" AGL_VERSION);
     curl_easy_setopt(curl, CURLOPT_OPENSOCKETFUNCTION, open_checked);
@@ -331,7 +336,8 @@ static agl_status fetch_http(const void **data, size_t *bytes, agl_arena *arena,
     if (url_bytes > URL_BYTES_MAX) {
         return agl_api_fail(err, AGL_ERR_LIMIT, where, "%s: the URL is longer than %d bytes", where, URL_BYTES_MAX);
     }
-    fetch self = {.bytes_max = policy->bytes_max};
+    fetch self = {.bytes_max = policy->bytes_max,
+                  .deadline_ns = agl_clock_ns() + (uint64_t)policy->timeout_ms * 1000000};
     agl_buffer_init(&self.body, (size_t)policy->bytes_max);
     char *next = strndup(url, url_bytes);
     agl_status status = next != NULL ? AGL_OK : no_memory(err);

@@ -20,7 +20,7 @@ typedef struct {
     const char *local_path;         /* resolved folder; NULL: file: is refused */
     const char *const *domains;
     size_t domain_count;            /* 0: http(s): is refused                  */
-    uint32_t timeout_ms;
+    uint32_t timeout_ms;            /* of one image, redirects included       */
     uint64_t bytes_max;
     uint32_t count_max;             /* images of one request                   */
 } agl_media_policy;

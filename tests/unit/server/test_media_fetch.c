@@ -170,6 +170,9 @@ static void *serve(void *argument)
             snprintf(answer, sizeof answer, "HTTP/1.0 302 Found\r\nLocation: file:///etc/passwd\r\n\r\n");
         } else if (strncmp(request, "GET /loop", 9) == 0) {
             snprintf(answer, sizeof answer, "HTTP/1.0 302 Found\r\nLocation: /loop\r\n\r\n");
+        } else if (strncmp(request, "GET /slow", 9) == 0) {
+            usleep(150 * 1000);
+            snprintf(answer, sizeof answer, "HTTP/1.0 302 Found\r\nLocation: /slow\r\n\r\n");
         } else {
             snprintf(answer, sizeof answer, "HTTP/1.0 404 No\r\n\r\nno");
         }
@@ -234,6 +237,12 @@ static void only_listed_hosts_are_asked(void **state)
         if (status == AGL_OK) assert_string_equal(content, "bytes");
         if (status != AGL_OK) assert_int_equal(err.http_status, 400);
     }
+    /* The time limit holds for all redirects together: it ends the fetch before their number does. */
+    char url[256], content[64];
+    agl_api_error err = {0};
+    policy.timeout_ms = 200;
+    write_port(url, sizeof url, "http://127.0.0.1:%u/slow", host.port);
+    assert_int_equal(fetch(&policy, url, content, &err), AGL_ERR_NOT_FOUND);
     shutdown(host.socket, SHUT_RDWR);
     close(host.socket);
     pthread_join(host.thread, NULL);
