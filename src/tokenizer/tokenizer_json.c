@@ -46,7 +46,7 @@ static agl_status check_keys(const reader *r, json *object, const char *where, c
         while (*at != '\0' && !(strncmp(at, key, length) == 0 && at[length] == '|')) {
             at = strchr(at, '|') + 1;
         }
-        if (*at == '\0' || length == 0) return refuse(r, where, *key != '\0' ? key : "an empty key");
+        if (*at == '\0' || length == 0 || strchr(key, '|') != NULL) return refuse(r, where, *key != '\0' ? key : "an empty key");
     }
     return AGL_OK;
 }

@@ -223,6 +223,7 @@ static void test_files(void **state)
          AGL_ERR_UNSUPPORTED, "invert"},
         {HEAD USUAL "\"model\":{\"type\":\"Unigram\"}}", AGL_ERR_UNSUPPORTED, "Unigram"},
         {HEAD USUAL MODEL_WITH("\"dropout\":0.5"), AGL_ERR_UNSUPPORTED, "dropout"},
+        {HEAD USUAL MODEL_WITH("\"type|dropout\":0.5"), AGL_ERR_UNSUPPORTED, "type|dropout"},
         {HEAD USUAL MODEL_WITH("\"unk_token\":\"a\""), AGL_ERR_UNSUPPORTED, "unk_token"},
         {HEAD USUAL MODEL_WITH("\"byte_fallback\":true"), AGL_ERR_UNSUPPORTED, "byte_fallback"},
         {HEAD USUAL MODEL_WITH("\"continuing_subword_prefix\":\"##\""),
