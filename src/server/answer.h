@@ -70,8 +70,9 @@ void agl_usage_write(agl_buffer *out, const agl_answer *answer, const agl_usage 
 /* Rates and phases of the request, llama.cpp's names and more. */
 void agl_timings_write(agl_buffer *out, const agl_usage *usage);
 
-/* `"finish_reason":...,"stop_reason":...` of a choice; null while it runs. */
-void agl_finish_write(agl_buffer *out, const agl_choice *choice);
+/* What follows the text of a choice, in a body and in a chunk: `,"logprobs":...,"finish_reason":...` and,
+ * if asked for, the ids; those of a text prompt once, before the choice is opened. */
+void agl_choice_end_write(agl_buffer *out, const agl_answer *answer, const agl_choice *choice);
 
 /* The whole body of a non-streamed answer. */
 void agl_response_write(agl_buffer *out, const agl_answer *answer);

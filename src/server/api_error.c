@@ -61,28 +61,34 @@ static void set(agl_api_error *err, int http_status, const char *param)
     snprintf(err->param, sizeof err->param, "%s", param != NULL ? param : "");
 }
 
+/* The arguments may be views of the message that is replaced. */
+static agl_status fail(agl_api_error *err, int http_status, agl_status status, const char *param,
+                       const char *format, va_list args)
+{
+    char message[sizeof err->detail.message];
+    vsnprintf(message, sizeof message, format, args);
+    set(err, http_status, param);
+    return agl_fail(&err->detail, status, "%s", message);
+}
+
 agl_status agl_api_fail(agl_api_error *err, agl_status status, const char *param,
                         const char *format, ...)
 {
-    char message[sizeof err->detail.message];
     va_list args;
     va_start(args, format);
-    vsnprintf(message, sizeof message, format, args);
+    fail(err, agl_http_status_of(status), status, param, format, args);
     va_end(args);
-    set(err, agl_http_status_of(status), param);
-    return agl_fail(&err->detail, status, "%s", message);
+    return status;
 }
 
 agl_status agl_api_fail_http(agl_api_error *err, int http_status, const char *param,
                              const char *format, ...)
 {
-    char message[sizeof err->detail.message];
     va_list args;
     va_start(args, format);
-    vsnprintf(message, sizeof message, format, args);
+    fail(err, http_status, AGL_ERR_ARGUMENT, param, format, args);
     va_end(args);
-    set(err, http_status, param);
-    return agl_fail(&err->detail, AGL_ERR_ARGUMENT, "%s", message);
+    return AGL_ERR_ARGUMENT;
 }
 
 agl_status agl_api_fail_detail(agl_api_error *err, agl_status status, const char *param)

@@ -64,7 +64,8 @@ void agl_timings_write(agl_buffer *out, const agl_usage *usage)
                              usage->vision_s * 1e3, usage->ttft_s * 1e3, usage->total_s * 1e3);
 }
 
-void agl_finish_write(agl_buffer *out, const agl_choice *choice)
+/* `"finish_reason":...,"stop_reason":...`; null while the choice runs. */
+static void append_finish(agl_buffer *out, const agl_choice *choice)
 {
     static const char *const NAMES[] = {
         [AGL_FINISH_NONE] = "null",
@@ -85,6 +86,21 @@ void agl_finish_write(agl_buffer *out, const agl_choice *choice)
     } else {
         agl_buffer_append_text(out, "null");
     }
+}
+
+void agl_choice_end_write(agl_buffer *out, const agl_answer *answer, const agl_choice *choice)
+{
+    const agl_call *call = answer->call;
+    agl_buffer_append_char(out, ',');
+    agl_logprobs_write(out, answer, choice);
+    agl_buffer_append_char(out, ',');
+    append_finish(out, choice);
+    if (!call->return_token_ids) return;
+    agl_buffer_append_text(out, ",\"token_ids\":");
+    agl_list_write(out, &choice->token_ids);
+    if (call->is_chat || choice->opened) return;
+    agl_buffer_append_text(out, ",\"prompt_token_ids\":");
+    agl_list_write(out, &answer->prompts[choice->index / call->options.sampling.n].token_ids);
 }
 
 static void append_text(agl_buffer *out, const agl_buffer *text)
@@ -123,18 +139,7 @@ static void append_choice(agl_buffer *out, const agl_answer *answer, const agl_c
         agl_buffer_append_text(out, "\"text\":");
         append_text(out, &choice->text);
     }
-    agl_buffer_append_char(out, ',');
-    agl_logprobs_write(out, answer, choice);
-    agl_buffer_append_char(out, ',');
-    agl_finish_write(out, choice);
-    if (call->return_token_ids) {
-        agl_buffer_append_text(out, ",\"token_ids\":");
-        agl_list_write(out, &choice->token_ids);
-        if (!call->is_chat) {
-            agl_buffer_append_text(out, ",\"prompt_token_ids\":");
-            agl_list_write(out, &prompt->token_ids);
-        }
-    }
+    agl_choice_end_write(out, answer, choice);
     if (!call->is_chat && call->options.sampling.prompt_logprobs >= 0) {
         agl_buffer_append_text(out, ",\"prompt_logprobs\":");
         agl_list_write(out, &prompt->logprobs);

@@ -67,18 +67,7 @@ void agl_sse_chunk_write(agl_buffer *out, agl_answer *answer, agl_choice *choice
     } else {
         append_string(out, "\"text\":\"", &choice->text);
     }
-    agl_buffer_append_char(out, ',');
-    agl_logprobs_write(out, answer, choice);
-    agl_buffer_append_char(out, ',');
-    agl_finish_write(out, choice);
-    if (call->return_token_ids) {
-        agl_buffer_append_text(out, ",\"token_ids\":");
-        agl_list_write(out, &choice->token_ids);
-        if (!call->is_chat && !choice->opened) {
-            agl_buffer_append_text(out, ",\"prompt_token_ids\":");
-            agl_list_write(out, &prompt->token_ids);
-        }
-    }
+    agl_choice_end_write(out, answer, choice);
     agl_buffer_append_text(out, "}]");
     if (call->return_token_ids && call->is_chat && !choice->opened) {
         agl_buffer_append_text(out, ",\"prompt_token_ids\":");
