@@ -33,11 +33,12 @@ static void print_flag(FILE *out, const agl_flag *flag)
     bool is_short = single != NULL && (single == flag->aliases || single[-1] == ' ');
     int used = is_short ? snprintf(left, sizeof left, "  %.*s, --%s", (int)strcspn(single, " "), single, flag->name)
                         : snprintf(left, sizeof left, "  --%s", flag->name);
-    if (*value != '\0') snprintf(left + used, sizeof left - (size_t)used, " %s%s", value, flag->kind == AGL_FLAG_LIST ? "..." : "");
+    bool is_open_list = flag->kind == AGL_FLAG_LIST && strstr(value, "...") == NULL;
+    if (*value != '\0') snprintf(left + used, sizeof left - (size_t)used, " %s%s", value, is_open_list ? "..." : "");
     used = snprintf(help, sizeof help, "%s", flag->help);
     if (flag->choices != NULL)
         used += snprintf(help + used, sizeof help - (size_t)used, "; one of: %s", flag->choices);
-    if (flag->kind == AGL_FLAG_SWITCH_OFF)
+    if (flag->kind == AGL_FLAG_SWITCH_OFF && flag->shown_default != NULL)
         snprintf(help + used, sizeof help - (size_t)used, " [%s; --no-%s: off]", flag->shown_default, flag->name);
     else if (flag->shown_default != NULL)
         snprintf(help + used, sizeof help - (size_t)used, " [%s]", flag->shown_default);
