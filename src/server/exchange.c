@@ -45,13 +45,25 @@ void agl_exchange_fail(agl_exchange *exchange)
     agl_api_error_write(&exchange->answer, &exchange->err);
 }
 
+/* On the resumer's thread. The HTTP thread may free the exchange as soon as the mutex is free. */
+static void resume_now(void *user)
+{
+    agl_exchange *exchange = user;
+    pthread_mutex_lock(&exchange->mutex);
+    exchange->resuming = false;
+    exchange->suspended = false;
+    MHD_resume_connection(exchange->connection);
+    pthread_mutex_unlock(&exchange->mutex);
+}
+
 /* With the mutex held. */
 static void resume(agl_exchange *exchange)
 {
     exchange->news = true;
-    if (!exchange->suspended) return;
-    exchange->suspended = false;
-    MHD_resume_connection(exchange->connection);
+    if (!exchange->suspended || exchange->resuming) return;
+    exchange->resuming = true;
+    exchange->resume_link = (agl_resume_link){.resume = resume_now, .user = exchange};
+    agl_resumer_push(exchange->server->resumer, &exchange->resume_link);
 }
 
 static void suspend(agl_exchange *exchange)

@@ -13,7 +13,9 @@
  * under the exchange's mutex together with `suspended` and `news`: whoever has
  * news either finds the connection suspended and resumes it, or leaves `news`
  * set, and then the HTTP thread does not suspend. The mutex is held for these few
- * lines only, never around a call into the engine; the engine's notify takes it. */
+ * lines only, never around a call into the engine; the engine's notify takes it. The
+ * resume itself is done by the resumer's thread: until then the connection is suspended
+ * and the exchange cannot go away. */
 #ifndef AGL_SERVER_EXCHANGE_H
 #define AGL_SERVER_EXCHANGE_H
 
@@ -26,6 +28,7 @@
 #include "server/disconnect_watch.h"
 #include "server/generation.h"
 #include "server/request_workers.h"
+#include "server/resumer.h"
 #include "server/server.h"
 
 #define AGL_REQUEST_ID_MAX 128
@@ -74,6 +77,8 @@ struct agl_exchange {
 
     pthread_mutex_t mutex;          /* of all below                                     */
     bool suspended;
+    bool resuming;                  /* and with the resumer                             */
+    agl_resume_link resume_link;
     bool news;                      /* arrived since the last look                      */
     bool working;                   /* a request thread has it                          */
     bool gone;                      /* the client has left                              */

@@ -250,6 +250,7 @@ static agl_status start_threads(agl_server *server, agl_error *err)
         .tick = tick,
         .tick_user = server,
     };
+    AGL_TRY(agl_resumer_create(&server->resumer, err));
     AGL_TRY(agl_watch_create(&server->watch, &watch, err));
     return agl_workers_create(&server->workers, o->request_threads, o->queue_max, err);
 }
@@ -489,6 +490,7 @@ void agl_server_destroy(agl_server *server)
     }
     agl_workers_destroy(server->workers);
     agl_watch_destroy(server->watch);
+    agl_resumer_destroy(server->resumer);
     if (server->listen_socket >= 0) close(server->listen_socket);
     if (server->options.uds != NULL && server->address[0] != '\0') unlink(server->options.uds);
     json_object_put(server->defaults.template_kwargs);

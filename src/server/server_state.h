@@ -13,6 +13,7 @@
 #include "server/exchange.h"
 #include "server/metrics.h"
 #include "server/request_workers.h"
+#include "server/resumer.h"
 #include "server/server.h"
 
 struct agl_server {
@@ -24,6 +25,7 @@ struct agl_server {
     agl_metrics *metrics;
     agl_watch *watch;
     agl_workers *workers;
+    agl_resumer *resumer;
     struct MHD_Daemon *daemon;      /* NULL until start                             */
     int listen_socket;              /* -1: none                                     */
     char address[320];
