@@ -196,7 +196,8 @@ def test_full_size_screenshot_is_accepted(served):
     noisy = encode(screen(1080, 2400, "RGBA"))
     response = served.chat([image_part(noisy), text_part("hi")], max_tokens=1)
     if response.status_code == 200:
-        assert response.json()["usage"]["prompt_tokens"] > 3354
+        # 39 x 86 merged cells at the checkpoint's own limit; the demonstration model's is 480 tokens.
+        assert response.json()["usage"]["prompt_tokens_details"]["image_tokens"] in (3354, 448)
     else:
         assert response.status_code == 400 and "maximum context length" in response.json()["error"]["message"]
 
