@@ -16,8 +16,9 @@
  *     agl_request_destroy(request);
  *     agl_engine_destroy(engine);
  *
- * Every struct's zero value means "default". The library never exits, aborts
- * on bad input or prints; it logs through the callback of agl_log_set. */
+ * Every struct's zero value means "default", but for agl_sampling, which
+ * agl_sampling_init fills. The library never exits, aborts on bad input or
+ * prints; it logs through the callback of agl_log_set. */
 #ifndef AGL_AGL_H
 #define AGL_AGL_H
 
