@@ -214,24 +214,6 @@ void test_decoder_step(test_decoder *decoder, test_sequence *const *sequences, c
     free(in);
 }
 
-int32_t test_decoder_next(test_decoder *decoder, test_sequence *sequence, size_t chunk)
-{
-    size_t vocab = (size_t)decoder->config.text.vocab;
-    float *logits = malloc(vocab * sizeof *logits);
-    assert_non_null(logits);
-    while (sequence->cached < sequence->count) {
-        size_t left = sequence->count - sequence->cached;
-        size_t rows = chunk == 0 || chunk > left ? left : chunk;
-        test_decoder_step(decoder, &sequence, &rows, 1, false, rows == left ? logits : NULL);
-    }
-    int32_t best = 0;
-    for (size_t i = 1; i < vocab; i++) {
-        if (logits[i] > logits[best]) best = (int32_t)i;
-    }
-    free(logits);
-    return best;
-}
-
 double test_relative_error(const float *a, const float *b, size_t count)
 {
     double difference = 0.0, norm = 0.0;

@@ -56,9 +56,6 @@ void test_sequence_append(test_sequence *sequence, int32_t token);
 void test_decoder_step(test_decoder *decoder, test_sequence *const *sequences, const size_t *rows,
                        size_t count, bool all_rows, float *logits);
 
-/* Feed the rest of one sequence in chunks and return its last row's arg-max. chunk 0: all at once. */
-int32_t test_decoder_next(test_decoder *decoder, test_sequence *sequence, size_t chunk);
-
 /* ||a - b|| / ||b|| */
 double test_relative_error(const float *a, const float *b, size_t count);
 

@@ -65,14 +65,6 @@ static test_job new_job(uint32_t max_tokens)
     return job;
 }
 
-test_job test_job_text(const char *text, uint32_t max_tokens)
-{
-    test_job job = new_job(max_tokens);
-    snprintf(job.text, sizeof job.text, "%s", text);
-    job.options.text_bytes = strlen(job.text);
-    return job;
-}
-
 test_job test_job_tokens(uint64_t seed, uint32_t count, uint32_t max_tokens)
 {
     test_job job = new_job(max_tokens);
@@ -142,7 +134,6 @@ void test_job_free(test_job *job)
 static void set_views(test_job *job)
 {
     if (job->options.token_count > 0) job->options.tokens = job->tokens;
-    if (job->options.text_bytes > 0) job->options.text = job->text;
     if (job->options.message_count > 0) {
         job->parts[1].data = job->text;
         job->message.parts = job->parts;

@@ -47,7 +47,6 @@ agl_engine *test_engine_open(const char *folder, const agl_engine_options *optio
 void test_engine_close_idle(agl_engine *engine);
 void test_engine_assert_idle(agl_engine *engine);
 
-test_job test_job_text(const char *text, uint32_t max_tokens);
 test_job test_job_tokens(uint64_t seed, uint32_t count, uint32_t max_tokens);
 
 /* A user message of one PNG of the given size and some text. */
