@@ -98,12 +98,15 @@ run_fuzz() {
     for program in build/fuzzing/fuzz/fuzz_*; do
         [ -x "$program" ] || continue
         name=$(basename "$program")
-        # What is found lands in the build folder; the committed corpus only seeds it.
+        # What is found lands in the build folder; the fixtures only seed it.
         work=build/fuzzing/corpus/$name
         mkdir -p "$work"
-        seeds=tests/fuzz/corpus/${name#fuzz_}
-        [ -d "$seeds" ] || seeds=
-        # shellcheck disable=SC2086 # no word when there is no corpus
+        case $name in
+        fuzz_image) seeds=tests/fixtures/media ;;
+        fuzz_tokenizer) seeds=tests/fixtures/tokenizer/fuzz ;;
+        *) seeds= ;;
+        esac
+        # shellcheck disable=SC2086 # no word when there are no seeds
         if timeout $((FUZZ_SECONDS + 60)) "$program" -max_total_time="$FUZZ_SECONDS" -rss_limit_mb=3000 -timeout=20 \
             -artifact_prefix="$work-" "$work" $seeds >"$LOGS/$name.log" 2>&1; then
             count 1 0
