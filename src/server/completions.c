@@ -13,14 +13,6 @@
 
 typedef agl_status (*parse_fn)(agl_call *call, agl_fields *fields, const agl_call_defaults *defaults);
 
-static agl_status check_model(agl_exchange *exchange, const agl_call *call)
-{
-    agl_server *server = exchange->server;
-    if (call->model == NULL || call->model[0] == '\0' || agl_server_has_model(server, call->model)) return AGL_OK;
-    return agl_api_fail_http(&exchange->err, 404, "model", "The model `%.200s` does not exist. This server has `%.200s`.",
-                             call->model, agl_server_model_name(server));
-}
-
 /* "chatcmpl-<id>": the header's id, else the body's, else the one made up. */
 static void make_id(char *id, size_t id_bytes, const agl_exchange *exchange, const agl_call *call)
 {
@@ -41,11 +33,11 @@ static agl_status generate(agl_exchange *exchange, struct json_object *body, agl
     agl_call call;
     agl_fields fields = {.object = body, .arena = arena, .err = &exchange->err};
     AGL_TRY(parse(&call, &fields, &server->defaults));
-    AGL_TRY(check_model(exchange, &call));
+    bool named = call.model != NULL && call.model[0] != '\0';
+    if (named) AGL_TRY(agl_server_check_model(server, call.model, &exchange->err));
 
     char id[AGL_REQUEST_ID_MAX + 16];
     make_id(id, sizeof id, exchange, &call);
-    bool named = call.model != NULL && call.model[0] != '\0';
     agl_generation_options options = {
         .engine = engine,
         .metrics = server->metrics,

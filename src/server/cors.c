@@ -57,6 +57,7 @@ void agl_cors_add(agl_exchange *exchange, struct MHD_Response *response, bool is
     }
     add_list(response, "Access-Control-Allow-Methods", &options->allowed_methods, NULL, "GET, POST, OPTIONS, HEAD");
     add_list(response, "Access-Control-Allow-Headers", &options->allowed_headers,
-             header(exchange, "Access-Control-Request-Headers"), "Authorization, Content-Type, X-Api-Key, X-Request-Id");
+             header(exchange, "Access-Control-Request-Headers"),
+             "Authorization, Content-Type, X-Api-Key, X-Request-Id");
     MHD_add_response_header(response, "Access-Control-Max-Age", "600");
 }

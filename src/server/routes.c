@@ -82,13 +82,11 @@ static void answer_models(agl_exchange *exchange)
 
 static void answer_model(agl_exchange *exchange)
 {
-    if (agl_server_has_model(exchange->server, exchange->tail)) {
-        append_model(ok(exchange), exchange->server, exchange->tail);
+    if (agl_server_check_model(exchange->server, exchange->tail, &exchange->err) != AGL_OK) {
+        agl_exchange_fail(exchange);
         return;
     }
-    agl_api_fail_http(&exchange->err, 404, "model", "The model `%.200s` does not exist. This server has `%.200s`.",
-                      exchange->tail, agl_server_model_name(exchange->server));
-    agl_exchange_fail(exchange);
+    append_model(ok(exchange), exchange->server, exchange->tail);
 }
 
 static void answer_version(agl_exchange *exchange)

@@ -373,13 +373,15 @@ const char *agl_server_model_name(agl_server *server)
     return names->count > 0 ? names->items[0] : server->default_name;
 }
 
-bool agl_server_has_model(agl_server *server, const char *name)
+agl_status agl_server_check_model(agl_server *server, const char *name, agl_api_error *err)
 {
     const agl_string_list *names = &server->options.model_names;
     for (size_t i = 0; i < names->count; i++) {
-        if (strcmp(names->items[i], name) == 0) return true;
+        if (strcmp(names->items[i], name) == 0) return AGL_OK;
     }
-    return names->count == 0 && strcmp(server->default_name, name) == 0;
+    if (names->count == 0 && strcmp(server->default_name, name) == 0) return AGL_OK;
+    return agl_api_fail_http(err, 404, "model", "The model `%.200s` does not exist. This server has `%.200s`.", name,
+                             agl_server_model_name(server));
 }
 
 /* ---- accounts -------------------------------------------------------- */

@@ -54,7 +54,9 @@ agl_engine *agl_server_engine(agl_server *server, agl_api_error *err);
 
 /* The name answers carry. */
 const char *agl_server_model_name(agl_server *server);
-bool agl_server_has_model(agl_server *server, const char *name);
+
+/* 404 with the served name, unless `name` is one that is served. */
+agl_status agl_server_check_model(agl_server *server, const char *name, agl_api_error *err);
 
 /* The body budget: false if the server holds too much already. */
 bool agl_server_reserve_body(agl_server *server, agl_exchange *exchange, uint64_t bytes);

@@ -21,15 +21,14 @@ static agl_status check_model(token_work *work)
 {
     const char *model = NULL;
     AGL_TRY(agl_field_text(&work->fields, "model", &model));
-    agl_server *server = work->exchange->server;
-    if (model == NULL || model[0] == '\0' || agl_server_has_model(server, model)) return AGL_OK;
-    return agl_api_fail_http(work->fields.err, 404, "model", "The model `%.200s` does not exist. This server has `%.200s`.",
-                             model, agl_server_model_name(server));
+    if (model == NULL || model[0] == '\0') return AGL_OK;
+    return agl_server_check_model(work->exchange->server, model, work->fields.err);
 }
 
 static agl_status prompt_tokens(token_work *work, int32_t **tokens, size_t *count)
 {
-    static const char *const KEYS[] = {"prompt", "content", "inputs", "text"}; /* vLLM's, llama.cpp's, TGI's, SGLang's */
+    /* vLLM's, llama.cpp's, TGI's, SGLang's. */
+    static const char *const KEYS[] = {"prompt", "content", "inputs", "text"};
     agl_exchange *exchange = work->exchange;
     struct json_object *prompt = NULL;
     for (size_t i = 0; i < AGL_COUNT(KEYS) && prompt == NULL; i++) {
@@ -97,7 +96,8 @@ static agl_status detokenize(token_work *work)
 {
     const int32_t *tokens = NULL;
     size_t count = 0;
-    AGL_TRY(agl_field_integers(&work->fields, "tokens", TOKENS_MAX, (agl_integer_range){0, INT32_MAX}, &tokens, &count));
+    AGL_TRY(agl_field_integers(&work->fields, "tokens", TOKENS_MAX, (agl_integer_range){0, INT32_MAX}, &tokens,
+                               &count));
     if (tokens == NULL) return agl_api_fail(work->fields.err, AGL_ERR_FORMAT, "tokens", "tokens: Field required");
     return append_text(work, tokens, count);
 }
