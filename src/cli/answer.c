@@ -81,7 +81,8 @@ static agl_status read_events(agl_answer *answer, agl_talk *talk, agl_request *r
             answer->stop_token = event.stop_token;
         }
         if (event.kind == AGL_EVENT_ERROR && status == AGL_OK)
-            status = agl_fail(err, event.status, "%s", event.message != NULL ? event.message : agl_status_text(event.status));
+            status = agl_fail(err, event.status, "%s",
+                              event.message != NULL ? event.message : agl_status_text(event.status));
     } while (event.kind != AGL_EVENT_DONE);
     answer->usage = event.usage;
     if (status == AGL_OK && answer->text.failed)

@@ -26,7 +26,8 @@ static agl_status read_question(agl_buffer *question, const agl_flag_list *words
         if (i != 0) agl_buffer_append_char(question, ' ');
         agl_buffer_append_text(question, words->items[i]);
     }
-    if (question->failed) return agl_fail(err, AGL_ERR_LIMIT, "the question is longer than %d bytes", QUESTION_BYTES_MAX);
+    if (question->failed)
+        return agl_fail(err, AGL_ERR_LIMIT, "the question is longer than %d bytes", QUESTION_BYTES_MAX);
     return AGL_OK;
 }
 
@@ -45,7 +46,8 @@ static agl_status build_parts(agl_part **out, size_t *count, agl_arena *arena, c
         if (kept == NULL) return agl_fail(err, AGL_ERR_MEMORY, "no memory for %s", images->items[i]);
         parts[i] = (agl_part){ AGL_PART_IMAGE, kept, bytes, images->items[i] };
     }
-    parts[images->count] = (agl_part){ AGL_PART_TEXT, question->bytes != 0 ? question->data : "", question->bytes, "question" };
+    const char *text = question->bytes != 0 ? question->data : "";
+    parts[images->count] = (agl_part){ AGL_PART_TEXT, text, question->bytes, "question" };
     *out = parts;
     *count = images->count + 1;
     return AGL_OK;
@@ -87,7 +89,8 @@ static void report(const agl_talk *talk, const agl_answer *answer, agl_status st
         agl_answer_print_usage(stderr, answer, talk->console->colour);
 }
 
-static agl_status ask(agl_talk *talk, const agl_buffer *question, const agl_part *parts, size_t part_count, agl_error *err)
+static agl_status ask(agl_talk *talk, const agl_buffer *question, const agl_part *parts, size_t part_count,
+                      agl_error *err)
 {
     const agl_cli_options *options = &talk->options;
     agl_message messages[2];

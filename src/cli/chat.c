@@ -86,7 +86,8 @@ static agl_status attach(conversation *self, const char *path, agl_error *err)
 /* Move the parts at hand into the conversation as one message. */
 static agl_status add_message(conversation *self, const char *role, const char *text, size_t bytes, agl_error *err)
 {
-    if (self->message_count == MESSAGES_MAX) return agl_fail(err, AGL_ERR_LIMIT, "more than %d messages; /reset", MESSAGES_MAX);
+    if (self->message_count == MESSAGES_MAX)
+        return agl_fail(err, AGL_ERR_LIMIT, "more than %d messages; /reset", MESSAGES_MAX);
     char *kept = agl_arena_string(&self->arena, text, bytes);
     self->parts[self->part_count++] = (agl_part){ AGL_PART_TEXT, kept, bytes, role };
     agl_part *parts = agl_arena_copy(&self->arena, self->parts, self->part_count * sizeof *parts);
@@ -103,7 +104,8 @@ static agl_status take_turn(conversation *self, const char *text, agl_error *err
     agl_status status = add_message(self, "user", text, strlen(text), err);
     agl_answer answer = { 0 };
     if (status == AGL_OK) {
-        agl_request_options request = { .id = "chat", .messages = self->messages, .message_count = self->message_count };
+        agl_request_options request = {
+            .id = "chat", .messages = self->messages, .message_count = self->message_count };
         status = agl_talk_answer(&answer, &self->talk, &request, stdout, err);
     }
     if (status == AGL_OK || status == AGL_ERR_CANCELLED) {
@@ -168,7 +170,8 @@ int agl_command_chat(agl_console *console, int argc, char **argv)
     agl_buffer_init(&self->input, LINE_BYTES_MAX);
     int code = agl_talk_begin(&self->talk, console, AGL_CLI_CHAT, argc, argv);
     if (code < 0 && self->talk.options.parsed.words.count != 0) {
-        fprintf(stderr, "autoglm chat: unexpected \"%s\"; autoglm ask takes a question\n", self->talk.options.parsed.words.items[0]);
+        fprintf(stderr, "autoglm chat: unexpected \"%s\"; autoglm ask takes a question\n",
+                self->talk.options.parsed.words.items[0]);
         code = AGL_EXIT_USAGE;
     }
     if (code < 0) code = agl_talk_load(&self->talk);

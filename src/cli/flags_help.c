@@ -61,7 +61,8 @@ static void print_idle(FILE *out, const agl_flag_table *table, unsigned command,
         const agl_flag *flag = &table->flags[i];
         if (!(flag->commands & command) || flag->offset != AGL_FLAG_IDLE) continue;
         if (column == 0)
-            print_heading(out, "Accepted so that command lines of other servers paste unchanged; without effect here", colour);
+            print_heading(out, "Accepted so that command lines of other servers paste unchanged; without effect here",
+                          colour);
         size_t width = strlen(flag->name) + 3;
         if (column + width > HELP_WIDTH) column = (size_t)fprintf(out, "\n") - 1;
         column += (size_t)fprintf(out, column == 0 ? "  --%s" : " --%s", flag->name);

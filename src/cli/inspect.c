@@ -24,7 +24,8 @@ static void print_key(const char *key, int depth, bool colour)
     snprintf(words, sizeof words, "%s", key);
     for (char *at = words; *at != '\0'; at++)
         if (*at == '_') *at = ' ';
-    printf("%*s%s%-*s%s", 2 * depth, "", colour ? "\033[1m" : "", KEY_COLUMNS - 2 * depth, words, colour ? "\033[0m" : "");
+    printf("%*s%s%-*s%s", 2 * depth, "", colour ? "\033[1m" : "", KEY_COLUMNS - 2 * depth, words,
+           colour ? "\033[0m" : "");
 }
 
 static void print_scalar(const char *key, struct json_object *value)
@@ -98,7 +99,8 @@ static int print_report(const char *text, bool raw)
     if (raw) printf("%s\n", text);
     else print_object(report, 0, agl_console_has_colour(stdout));
     struct json_object *refused = agl_json_member(report, "refused");
-    bool served = refused == NULL || (json_object_is_type(refused, json_type_array) && json_object_array_length(refused) == 0);
+    bool served = refused == NULL ||
+                  (json_object_is_type(refused, json_type_array) && json_object_array_length(refused) == 0);
     json_object_put(report);
     return served ? AGL_EXIT_OK : AGL_EXIT_FAILED;
 }

@@ -31,7 +31,8 @@ static void end_phase(agl_loader *loader, double now)
     if (!loader->in_phase) return;
     agl_loader_phase *phase = &loader->phases[loader->phase_count];
     phase->seconds = now - loader->phase_started_s;
-    if (!loader->quiet && !loader->console->terminal) agl_log_info("Loading: %s done in %.2f s", phase->name, phase->seconds);
+    if (!loader->quiet && !loader->console->terminal)
+        agl_log_info("Loading: %s done in %.2f s", phase->name, phase->seconds);
     loader->phase_count++;
     loader->in_phase = false;
 }

@@ -89,8 +89,8 @@ static agl_status start(service *self, agl_error *err)
 static void report_stall(const agl_engine_stats *stats, bool *stalled)
 {
     if (stats->stalled && !*stalled)
-        agl_log_error("The engine has not finished a step for %.1f s: %u sequences run, %u requests wait. Health is 503 "
-                      "until it does", stats->last_step_age_s, stats->running, stats->waiting);
+        agl_log_error("The engine has not finished a step for %.1f s: %u sequences run, %u requests wait. "
+                      "Health is 503 until it does", stats->last_step_age_s, stats->running, stats->waiting);
     if (!stats->stalled && *stalled) agl_log_warning("The engine finishes steps again");
     *stalled = stats->stalled;
 }
