@@ -25,7 +25,7 @@
 
 #define LINEAR_BLOCK 1024       /* columns: 6 rows of packed x are 24 KB of the L1       */
 #define LINEAR_OUTS 64          /* of a task with several row tiles: 128 KB of the L2    */
-#define LINEAR_STREAM_BYTES (256 << 10) /* weights of a task with one row tile           */
+#define LINEAR_STREAM_BYTES (1 << 20)   /* weights of a task with one row tile           */
 #define LINEAR_PREFETCH 4096    /* bytes ahead in each of the 4 streams                  */
 #define STEP (2 * VEC_LANES)
 
