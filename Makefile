@@ -131,6 +131,7 @@ help:
 	@echo "make [all]      build/autoglm, libagl.a, libagl.so"
 	@echo "make test       unit, kernel and golden tests (./run_tests.sh runs everything)"
 	@echo "make asan|tsan  the same under sanitizers"
+	@echo "make load-test  256 streams with aborts on the engine; what scheduler and caches are worth"
 	@echo "make soak       the server under load and abuse; SOAK=\"--seconds 600\""
 	@echo "make fuzz       libFuzzer targets in build/fuzzing/fuzz (needs clang)"
 	@echo "make install    PREFIX=$(PREFIX)"
