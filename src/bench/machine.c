@@ -58,6 +58,8 @@ agl_machine agl_machine_describe(void)
     read_line(machine.cpu, sizeof machine.cpu, "/proc/cpuinfo", "model name");
     if (machine.cpu[0] == '\0') snprintf(machine.cpu, sizeof machine.cpu, "unknown CPU");
     if (uname(&name) == 0) {
+        /* "6.1.0" of "6.1.0-18-amd64": what follows is the vendor's. */
+        name.release[strcspn(name.release, "-")] = '\0';
         snprintf(machine.system, sizeof machine.system, "%.20s %.40s %.20s", name.sysname, name.release, name.machine);
     }
     long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
