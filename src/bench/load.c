@@ -12,6 +12,7 @@
 #include "base/buffer.h"
 #include "base/clock.h"
 #include "base/json.h"
+#include "base/random.h"
 #include "bench/statistics.h"
 
 #define EVENTS_PER_WAIT 256
@@ -61,11 +62,7 @@ static double now_s(const load *run)
 
 static double uniform(uint64_t *state)
 {
-    /* splitmix64, in (0, 1). */
-    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return ((double)((z ^ z >> 31) >> 11) + 0.5) * 0x1p-53;
+    return ((double)(agl_random_next(state) >> 11) + 0.5) * 0x1p-53; /* in (0, 1) */
 }
 
 static double normal(uint64_t *state)

@@ -9,19 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/random.h"
+
 typedef struct {
     uint8_t *pixels;            /* [height, width, 4] RGBA */
     uint32_t width, height;
     uint64_t state;
 } canvas;
-
-static uint32_t draw_random(canvas *c, uint32_t below)
-{
-    uint64_t z = (c->state += 0x9e3779b97f4a7c15u);
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return (uint32_t)(((z ^ z >> 31) >> 32) * below >> 32);
-}
 
 static void fill(canvas *c, uint32_t x, uint32_t y, uint32_t width, uint32_t height, uint32_t rgb)
 {
@@ -38,8 +32,8 @@ static void label(canvas *c, uint32_t x, uint32_t y, uint32_t size, uint32_t gly
 {
     for (uint32_t g = 0; g < glyphs; g++) {
         for (int stroke = 0; stroke < 5; stroke++) {
-            uint32_t along = draw_random(c, size), across = size / 8 + 1;
-            bool upright = draw_random(c, 2) != 0;
+            uint32_t along = agl_random_below(&c->state, size), across = size / 8 + 1;
+            bool upright = agl_random_below(&c->state, 2) != 0;
             fill(c, x + g * size + (upright ? along * 7 / 8 : 0), y + (upright ? 0 : along * 7 / 8),
                  upright ? across : size * 7 / 8, upright ? size * 7 / 8 : across, rgb);
         }
@@ -48,11 +42,11 @@ static void label(canvas *c, uint32_t x, uint32_t y, uint32_t size, uint32_t gly
 
 static void gradient(canvas *c, uint32_t x, uint32_t y, uint32_t side)
 {
-    uint32_t base = draw_random(c, 1u << 24);
+    uint32_t base = agl_random_below(&c->state, 1u << 24);
     for (uint32_t row = 0; row < side; row++) {
         uint32_t shade = base ^ (row * 255 / side) * 0x010100u;
         for (uint32_t column = 0; column < side; column += 4) {
-            fill(c, x + column, y + row, 4, 1, shade + (draw_random(c, 8) << 8));
+            fill(c, x + column, y + row, 4, 1, shade + (agl_random_below(&c->state, 8) << 8));
         }
     }
 }
@@ -60,14 +54,14 @@ static void gradient(canvas *c, uint32_t x, uint32_t y, uint32_t side)
 static void compose(canvas *c)
 {
     uint32_t unit = c->width / 27 + 1;
-    bool dark = draw_random(c, 2) != 0;
+    bool dark = agl_random_below(&c->state, 2) != 0;
     uint32_t paper = dark ? 0x101418 : 0xf4f5f7, ink = dark ? 0xe6e6e6 : 0x1c1c1e;
     fill(c, 0, 0, c->width, c->height, paper);
     label(c, unit, unit / 2, unit, 5, ink);
     fill(c, 0, 2 * unit, c->width, 3 * unit, dark ? 0x1d232b : 0xffffff);
-    label(c, 2 * unit, 3 * unit, unit + unit / 2, 4 + draw_random(c, 6), ink);
+    label(c, 2 * unit, 3 * unit, unit + unit / 2, 4 + agl_random_below(&c->state, 6), ink);
     uint32_t y = 6 * unit;
-    if (draw_random(c, 2) != 0) {
+    if (agl_random_below(&c->state, 2) != 0) {
         for (uint32_t i = 0; i < 8; i++) {
             uint32_t x = unit + i % 4 * (c->width / 4);
             gradient(c, x, y + i / 4 * 7 * unit, 4 * unit);
@@ -77,8 +71,8 @@ static void compose(canvas *c)
     }
     while (y + 4 * unit < c->height) {
         gradient(c, unit, y, 2 * unit);
-        label(c, 5 * unit, y, unit, 3 + draw_random(c, 12), ink);
-        label(c, 5 * unit, y + unit + unit / 3, unit * 3 / 4, 5 + draw_random(c, 15), 0x8a8a8e);
+        label(c, 5 * unit, y, unit, 3 + agl_random_below(&c->state, 12), ink);
+        label(c, 5 * unit, y + unit + unit / 3, unit * 3 / 4, 5 + agl_random_below(&c->state, 15), 0x8a8a8e);
         fill(c, 0, y + 3 * unit, c->width, 1, 0xc6c6c8);
         y += 3 * unit + unit / 2;
     }

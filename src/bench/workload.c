@@ -9,6 +9,7 @@
 #include "base/buffer.h"
 #include "base/file_map.h"
 #include "base/json.h"
+#include "base/random.h"
 
 #define FILE_BYTES_MAX ((size_t)1 << 30)
 
@@ -32,10 +33,7 @@ struct agl_workload {
 
 static uint64_t mix(uint64_t seed, uint64_t a, uint64_t b)
 {
-    uint64_t z = seed + 0x9e3779b97f4a7c15u * (a + 1) + 0xd1b54a32d192ed03u * (b + 1);
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
+    return agl_random_mix(seed + AGL_RANDOM_STEP * (a + 1) + 0xd1b54a32d192ed03u * (b + 1));
 }
 
 static uint32_t below(uint64_t *state, uint32_t limit)

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/random.h"
 #include "base/utf8.h"
 
 #define STOP_STRINGS_MAX 64
@@ -258,28 +259,20 @@ bool agl_sampling_stops(const agl_sampling_rules *rules, int32_t token)
     return false;
 }
 
-/* SplitMix64's finaliser: a bijection whose output bits all depend on all input bits. */
-static uint64_t mix(uint64_t value)
-{
-    value = (value ^ value >> 30) * 0xbf58476d1ce4e5b9u;
-    value = (value ^ value >> 27) * 0x94d049bb133111ebu;
-    return value ^ value >> 31;
-}
-
 uint64_t agl_choice_seed(uint64_t seed, uint32_t choice)
 {
-    return choice == 0 ? seed : mix(mix(seed + 0x9e3779b97f4a7c15u) ^ choice);
+    return choice == 0 ? seed : agl_random_mix(agl_random_mix(seed + 0x9e3779b97f4a7c15u) ^ choice);
 }
 
 double agl_random_uniform(uint64_t seed, uint64_t index)
 {
-    uint64_t bits = mix(mix(seed + 0x9e3779b97f4a7c15u) + (index + 1) * 0xd1342543de82ef95u);
+    uint64_t bits = agl_random_mix(agl_random_mix(seed + 0x9e3779b97f4a7c15u) + (index + 1) * 0xd1342543de82ef95u);
     return (double)(bits >> 11) * 0x1p-53;
 }
 
 static uint32_t table_place(const agl_sampler *sampler, int32_t token)
 {
-    return (uint32_t)mix((uint64_t)token) & sampler->table_mask;
+    return (uint32_t)agl_random_mix((uint64_t)token) & sampler->table_mask;
 }
 
 static void count_token(agl_sampler *sampler, int32_t token, int32_t output)

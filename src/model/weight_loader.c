@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 
 #include "base/buffer.h"
+#include "base/random.h"
 
 #define HUGE_PAGE ((size_t)2 << 20)
 #define PAGE_BYTES 4096
@@ -125,13 +126,6 @@ static void touch_task(void *context, size_t task, uint32_t worker)
     }
 }
 
-static uint64_t mix(uint64_t z)
-{
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u; /* splitmix64 */
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
 /* Runs of the pattern from a place that depends on seed, tensor and task. */
 static void dummy_task(void *context, size_t task, uint32_t worker)
 {
@@ -139,7 +133,7 @@ static void dummy_task(void *context, size_t task, uint32_t worker)
     const bulk *job = context;
     size_t first, end, size = agl_dtype_bytes(job->out_dtype);
     task_range(job, task, &first, &end);
-    size_t from = mix(job->salt + task * 0x9e3779b97f4a7c15u) % PATTERN_VALUES;
+    size_t from = agl_random_mix(job->salt + task * 0x9e3779b97f4a7c15u) % PATTERN_VALUES;
     while (first < end) {
         size_t run = PATTERN_VALUES - from < end - first ? PATTERN_VALUES - from : end - first;
         memcpy((char *)job->out + first * size, (const char *)job->in + from * size, run * size);
@@ -155,7 +149,7 @@ static agl_status make_pattern(agl_weight_loader *loader, agl_error *err)
     if (loader->pattern == NULL)
         return agl_fail(err, AGL_ERR_MEMORY, "no memory for random weights");
     for (size_t i = 0; i < PATTERN_VALUES; i++) {
-        uint64_t bits = mix((loader->seed + 1) * 0x9e3779b97f4a7c15u + i * 0xd1b54a32d192ed03u);
+        uint64_t bits = agl_random_mix((loader->seed + 1) * 0x9e3779b97f4a7c15u + i * 0xd1b54a32d192ed03u);
         float unit = (float)((int32_t)(bits >> 40) - (1 << 23)) * 0x1p-23f;
         store_value(loader->pattern, loader->dtype, i, DUMMY_RANGE * unit);
     }
@@ -299,7 +293,7 @@ static agl_status part_random(agl_weight_loader *loader, const void **out, int64
                 .in = loader->pattern,
                 .out_dtype = loader->dtype,
                 .values = (size_t)(rows * in),
-                .salt = mix(loader->seed ^ mix(loader->parameters))};
+                .salt = agl_random_mix(loader->seed ^ agl_random_mix(loader->parameters))};
     AGL_TRY(host_alloc(loader, &job.out, job.values * agl_dtype_bytes(loader->dtype), err));
     run_bulk(loader, dummy_task, &job);
     *out = job.out;

@@ -17,6 +17,7 @@
 
 #include "agl/agl.h"
 #include "base/clock.h"
+#include "base/random.h"
 #include "support/test_checkpoint.h"
 
 #define BUCKETS 400             /* of 5 % each, from 1 us on */
@@ -45,14 +46,6 @@ typedef struct {
     bool slow;
 } stream;
 
-static uint64_t next_random(uint64_t *state)
-{
-    uint64_t value = *state += 0x9e3779b97f4a7c15u;
-    value = (value ^ value >> 30) * 0xbf58476d1ce4e5b9u;
-    value = (value ^ value >> 27) * 0x94d049bb133111ebu;
-    return value ^ value >> 31;
-}
-
 static void count_latency(worker *self, uint64_t ns)
 {
     double us = (double)ns * 1e-3;
@@ -69,12 +62,12 @@ static void unexpected(worker *self, const char *what)
 /* A request at random; about one in thirty is a client's mistake. */
 static void open_stream(worker *self, stream *slot)
 {
-    uint64_t dice = next_random(&self->seed);
+    uint64_t dice = agl_random_next(&self->seed);
     int32_t tokens[600];
     uint64_t shared = dice % 7;         /* prompts share starts, as conversations do */
     uint32_t count = self->options->steady ? 32 : 8 + (uint32_t)(dice >> 8) % 400;
     for (uint32_t i = 0; i < count; i++) {
-        tokens[i] = (int32_t)(next_random(i < 64 ? &shared : &self->seed) % 256);
+        tokens[i] = (int32_t)(agl_random_next(i < 64 ? &shared : &self->seed) % 256);
     }
     agl_request_options options = {.tokens = tokens, .token_count = count};
     agl_sampling_init(&options.sampling);

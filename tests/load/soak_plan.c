@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/base64.h"
+#include "base/random.h"
 #include "base/status.h"
 #include "bench/workload.h"
 
@@ -49,10 +50,7 @@ const char *soak_kind_name(soak_kind kind)
 
 static uint32_t below(soak_material *material, uint32_t limit)
 {
-    uint64_t z = (material->state += 0x9e3779b97f4a7c15u);
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return (uint32_t)(((z ^ z >> 31) >> 32) * limit >> 32);
+    return agl_random_below(&material->state, limit);
 }
 
 double soak_random(soak_material *material)

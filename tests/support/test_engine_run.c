@@ -12,12 +12,11 @@
 #include <time.h>
 #include <cmocka.h>
 
+#include "base/random.h"
+
 uint64_t test_random(uint64_t *state)
 {
-    uint64_t value = *state += 0x9e3779b97f4a7c15u;
-    value = (value ^ value >> 30) * 0xbf58476d1ce4e5b9u;
-    value = (value ^ value >> 27) * 0x94d049bb133111ebu;
-    return value ^ value >> 31;
+    return agl_random_next(state);
 }
 
 agl_engine *test_engine_open(const char *folder, const agl_engine_options *given)
