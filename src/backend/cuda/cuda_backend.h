@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * cuda_backend.h - inside of the CUDA backend: what its operation files share. Private to
+ * backend/cuda; plain C, so that tests may look inside.
+ *
+ * Every operation is one function agl_cuda_<op>(stream, args) in a file of its own, listed
+ * in backend_cuda.cu. It checks its arguments, picks a kernel, launches it on the stream and
+ * returns; it allocates nothing. Memory beside the arguments comes from the workspace: each
+ * heavy operation says how much it needs for given limits, and finds its region in agl_cuda. */
+#ifndef AGL_BACKEND_CUDA_CUDA_BACKEND_H
+#define AGL_BACKEND_CUDA_CUDA_BACKEND_H
+
+#include <cuda_runtime.h>
+
+#include "backend/backend.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct agl_cuda_products agl_cuda_products; /* matrix products: library handle, chosen algorithms */
+
+typedef struct {
+    void *data;                         /* 256-byte aligned device memory                    */
+    size_t bytes;
+} agl_cuda_region;
+
+typedef struct {
+    agl_backend base;
+    int device;                         /* CUDA ordinal                                      */
+    int capability;                     /* 80, 86, 89, 90, 120                               */
+    int processors;                     /* SMs                                               */
+    size_t shared_bytes_max;            /* of one block, opted in                            */
+    agl_backend_limits limits;          /* the workspace below is made for these             */
+    agl_cuda_region products_space, attention_space, sample_space;
+    agl_cuda_products *products;
+    char description[160];
+} agl_cuda;
+
+typedef struct {
+    agl_stream base;
+    cudaStream_t cuda;
+    unsigned char *staging;             /* pinned: ring of two halves for uploads from pageable memory */
+    size_t staging_bytes;
+    cudaEvent_t staging_free[2];
+    int staging_next;
+} agl_cuda_stream;
+
+/* A linear layer on the device: [out, in] row-major in the activation dtype. */
+typedef struct {
+    agl_weight base;
+    void *data;                         /* [out, in]                                         */
+    float *bias;                        /* [out]; NULL: none                                 */
+} agl_cuda_weight;
+
+static inline agl_cuda *agl_cuda_of(const agl_stream *stream)
+{
+    return (agl_cuda *)stream->backend;
+}
+
+static inline cudaStream_t agl_cuda_queue(const agl_stream *stream)
+{
+    return ((const agl_cuda_stream *)stream)->cuda;
+}
+
+/* AGL_OK, or AGL_ERR_DEVICE (AGL_ERR_MEMORY when memory is out) with "<what>: <CUDA's text>" in err. */
+agl_status agl_cuda_check(cudaError_t error, const char *what, agl_error *err);
+
+/* Operations; the structs and their meaning are in backend.h. */
+agl_status agl_cuda_embed(agl_stream *stream, const agl_embed_args *args);
+agl_status agl_cuda_rmsnorm(agl_stream *stream, const agl_rmsnorm_args *args);
+agl_status agl_cuda_layernorm(agl_stream *stream, const agl_layernorm_args *args);
+agl_status agl_cuda_linear(agl_stream *stream, const agl_linear_args *args);
+agl_status agl_cuda_swiglu(agl_stream *stream, const agl_swiglu_args *args);
+agl_status agl_cuda_rope_store(agl_stream *stream, const agl_rope_store_args *args);
+agl_status agl_cuda_attention_paged(agl_stream *stream, const agl_attention_paged_args *args);
+agl_status agl_cuda_attention_dense(agl_stream *stream, const agl_attention_dense_args *args);
+agl_status agl_cuda_rope_vision(agl_stream *stream, const agl_rope_vision_args *args);
+agl_status agl_cuda_patchify(agl_stream *stream, const agl_patchify_args *args);
+agl_status agl_cuda_position_embed(agl_stream *stream, const agl_position_embed_args *args);
+agl_status agl_cuda_gather(agl_stream *stream, const agl_gather_args *args);
+agl_status agl_cuda_sample(agl_stream *stream, const agl_sample_args *args);
+
+/* out[i] = in[i] in the activation dtype (saturating at +-65504 for F16); device to device. */
+agl_status agl_cuda_convert(agl_stream *stream, void *out, const void *in, agl_dtype in_dtype,
+                            int64_t count);
+
+/* Bytes of workspace for these limits; 0: none. */
+uint64_t agl_cuda_products_bytes(const agl_cuda *cuda, const agl_backend_limits *limits);
+uint64_t agl_cuda_attention_bytes(const agl_cuda *cuda, const agl_backend_limits *limits);
+uint64_t agl_cuda_sample_bytes(const agl_cuda *cuda, const agl_backend_limits *limits);
+
+/* The matrix-product library. Loaded at run time: without it only create fails, with its name. */
+agl_status agl_cuda_products_create(agl_cuda_products **out, agl_cuda *cuda, agl_error *err);
+void agl_cuda_products_destroy(agl_cuda_products *products);    /* NULL is allowed */
+
+#ifdef __cplusplus
+}
+#endif
+#endif
