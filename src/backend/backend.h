@@ -12,7 +12,9 @@
  * are reported at once, and faults inside kernels surface in `stream_wait`.
  *
  * Shapes are written [slowest, ..., fastest]; all rows are contiguous unless a
- * stride is given. Activations have the dtype of `backend->activation`. */
+ * stride is given. Activations have the dtype of `backend->activation`; the residual
+ * streams and what is added to them are F32 on every backend: sums over 40 layers, and
+ * outputs of layers that pass 65504 before their norm, must not round or overflow. */
 #ifndef AGL_BACKEND_BACKEND_H
 #define AGL_BACKEND_BACKEND_H
 
@@ -57,7 +59,7 @@ typedef struct {
 /* Small parameter vectors (norms, tables) are plain device arrays of F32. */
 
 typedef struct {
-    void *out;                  /* [tokens, hidden]                                  */
+    float *out;                 /* [tokens, hidden]                                  */
     const agl_weight *table;    /* [vocab, hidden], made by weight_create            */
     const int32_t *ids;         /* [tokens]                                          */
     const void *visual;         /* [visual_rows, hidden] activations; may be NULL    */
@@ -68,21 +70,22 @@ typedef struct {
 /* Residual stream and norms in one pass over each row:
  *   if delta:  x += delta_weight ? RMS(delta) * delta_weight : delta
  *   if y:      y  = RMS(x) * weight
- * RMS(v) = v / sqrt(mean(v^2) + eps), in F32. y may be x when delta is NULL. */
+ * RMS(v) = v / sqrt(mean(v^2) + eps), in F32. y may be x when delta is NULL and y_f32 set. */
 typedef struct {
-    void *x;                    /* [rows, hidden]                                    */
-    const void *delta;          /* [rows, hidden] or NULL                            */
+    float *x;                   /* [rows, hidden]                                    */
+    const float *delta;         /* [rows, hidden] or NULL                            */
     const float *delta_weight;  /* [hidden] or NULL                                  */
-    void *y;                    /* [rows, hidden] or NULL                            */
+    void *y;                    /* [rows, hidden] activations, F32 if y_f32; or NULL */
     const float *weight;        /* [hidden]                                          */
     int64_t rows, hidden;
     float eps;
+    bool y_f32;
 } agl_rmsnorm_args;
 
-/* y = gelu?(LayerNorm(x) * weight + bias), GELU in its erf form. y may be x. */
+/* y = gelu?(LayerNorm(x) * weight + bias), GELU in its erf form. */
 typedef struct {
-    const void *x;              /* [rows, hidden]                                    */
-    void *y;
+    const float *x;             /* [rows, hidden]                                    */
+    void *y;                    /* [rows, hidden] activations, not x                 */
     const float *weight, *bias; /* [hidden]                                          */
     int64_t rows, hidden;
     float eps;
@@ -95,7 +98,7 @@ typedef struct {
     void *y;                    /* [rows, out] contiguous; F32 if y_f32              */
     const agl_weight *weight;
     int64_t rows, x_stride;
-    bool y_f32;                 /* logits                                            */
+    bool y_f32;                 /* logits, and what joins a residual stream          */
 } agl_linear_args;
 
 /* y = silu(gate) * up, where a row of x is [gate | up]. */
@@ -178,17 +181,17 @@ typedef struct {
 /* x += bicubic sample (A = -0.75, clamped, half-pixel centres) of a side x side table,
  * in merge order. MODEL.md, "Position embedding interpolation". */
 typedef struct {
-    void *x;                    /* [grid_h * grid_w, hidden]                         */
+    float *x;                   /* [grid_h * grid_w, hidden]                         */
     const float *table;         /* [side * side, hidden]                             */
     int64_t grid_h, grid_w, merge, side, hidden;
 } agl_position_embed_args;
 
 /* out[i] = x[rows[i]] */
 typedef struct {
-    const void *x;              /* [any, width]                                      */
-    void *out;                  /* [count, width]                                    */
+    const void *x;              /* [any] rows of row_bytes, a multiple of 4          */
+    void *out;                  /* [count] rows                                      */
     const int32_t *rows;        /* [count]                                           */
-    int64_t count, width;
+    int64_t count, row_bytes;
 } agl_gather_args;
 
 /* How one row of logits becomes a token. Penalties first, then bias and mask, then
@@ -229,6 +232,14 @@ typedef struct {
     agl_sample_result *results; /* HOST [rows]                                       */
 } agl_sample_args;
 
+/* The largest operations to come, for the memory they need beside their arguments. */
+typedef struct {
+    int64_t rows_max, sequences_max, logit_rows_max, patches_max, context_max;
+    int64_t heads, kv_heads, head_dim, vision_heads, vocab;
+} agl_backend_limits;
+
+typedef struct agl_graph agl_graph;      /* recorded operations                         */
+
 typedef struct {
     /* Memory. Device pointers are plain pointers; on the CPU the host may use them. */
     agl_status (*alloc)(agl_backend *backend, void **out, size_t bytes, agl_memory_tag tag,
@@ -263,12 +274,29 @@ typedef struct {
     agl_status (*gather)(agl_stream *stream, const agl_gather_args *args);
     agl_status (*sample)(agl_stream *stream, const agl_sample_args *args);
 
+    /* What operations need beside their arguments: counted for the memory plan, then taken once
+     * before the first operation. Tagged AGL_MEMORY_WORKSPACE. */
+    uint64_t (*workspace_bytes)(const agl_backend *backend, const agl_backend_limits *limits);
+    agl_status (*workspace_reserve)(agl_backend *backend, const agl_backend_limits *limits,
+                                    agl_error *err);
+
+    /* Recording: operations between begin and end are kept instead of run; launch runs them all
+     * with the pointers and sizes they were given. NULL where a backend gains nothing by it. No
+     * upload, download or sample inside. */
+    agl_status (*graph_begin)(agl_stream *stream);
+    agl_status (*graph_end)(agl_stream *stream, agl_graph **out, agl_error *err);
+    agl_status (*graph_launch)(agl_stream *stream, agl_graph *graph);
+    void (*graph_destroy)(agl_backend *backend, agl_graph *graph);
+
     void (*destroy)(agl_backend *backend);
 } agl_backend_ops;
+
+typedef enum { AGL_BACKEND_CPU, AGL_BACKEND_CUDA } agl_backend_kind;
 
 /* Every backend's struct begins with this. */
 struct agl_backend {
     const agl_backend_ops *ops;
+    agl_backend_kind kind;
     agl_dtype activation;       /* F32 on the CPU                                    */
     const char *description;    /* "cpu (avx512, 2 threads)"                         */
     uint64_t memory_total;      /* bytes the device has                              */
@@ -288,10 +316,17 @@ typedef struct {
     uint32_t threads;           /* CPU; 0: all available                             */
     uint32_t isa_mask;          /* CPU: clear bits to forbid instruction sets (tests); 0: all */
     int device;                 /* CUDA ordinal                                      */
+    agl_dtype activation;       /* CUDA: F32, BF16 or F16                            */
 } agl_backend_options;
 
 agl_status agl_backend_cpu_create(agl_backend **out, const agl_backend_options *options,
                                   agl_error *err);
+
+/* CUDA devices that this build and this machine have. 0 comes with the reason in `why`
+ * (at least 128 bytes; may be NULL): built without CUDA, no driver, no device. */
+int agl_backend_cuda_count(char *why, size_t why_bytes);
+agl_status agl_backend_cuda_create(agl_backend **out, const agl_backend_options *options,
+                                   agl_error *err);
 
 /* Weight geometry, for assertions and reports. */
 int64_t agl_weight_out(const agl_weight *weight);

@@ -24,7 +24,7 @@
 
 static bool is_cpu(const agl_backend *backend)
 {
-    return strncmp(backend->description, "cpu", 3) == 0;
+    return backend->kind == AGL_BACKEND_CPU;
 }
 
 static agl_status parse_dtype(agl_dtype *out, const char *name, const char *flag,

@@ -151,7 +151,7 @@ agl_status agl_plan_make(agl_plan *out, const agl_engine_options *options, const
     uint32_t count = hardware->count > 0 ? hardware->count : 1;
     agl_dtype half = options->dtype != NULL && strcmp(options->dtype, "float16") == 0 ? AGL_F16 : AGL_BF16;
     agl_backend backend = {.activation = hardware->gpu ? half : AGL_F32,
-                           .description = hardware->gpu ? "gpu" : "cpu", .memory_total = hardware->memory_bytes};
+                           .kind = hardware->gpu ? AGL_BACKEND_CUDA : AGL_BACKEND_CPU, .memory_total = hardware->memory_bytes};
     AGL_TRY(agl_memory_plan_size(&plan, options, &config, &backend, err));
     agl_model_options model = agl_memory_plan_model(&plan, options, NULL);
     agl_status status = count_parts(&parts, &config, &model, &backend);

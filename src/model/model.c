@@ -55,10 +55,9 @@ agl_status agl_model_plan_make(agl_model_plan *out, const agl_config *config,
     agl_vision_scratch vision;
     agl_carver text_carver = {0}, vision_carver = {0};
     AGL_TRY(count_weights(&counter, config, options));
-    size_t value_bytes = agl_dtype_bytes(backend->activation);
-    agl_text_scratch_carve(&text, config, options, value_bytes, &text_carver);
+    agl_text_scratch_carve(&text, config, options, backend, &text_carver);
     if (has_tower(config, options))
-        agl_vision_scratch_carve(&vision, config, options, value_bytes, &vision_carver);
+        agl_vision_scratch_carve(&vision, config, options, backend, &vision_carver);
     *out = (agl_model_plan){
         .weight_bytes = counter.bytes,
         .activation_bytes = text_carver.bytes,
@@ -93,17 +92,16 @@ static agl_status reserve_scratch(agl_model *model, const agl_model_options *opt
                                   agl_error *err)
 {
     const agl_backend_ops *ops = model->backend->ops;
-    size_t value_bytes = agl_dtype_bytes(model->backend->activation);
     agl_model_plan plan;
     AGL_TRY(agl_model_plan_make(&plan, model->config, options, model->backend));
     AGL_TRY(ops->alloc(model->backend, &model->text_memory, plan.activation_bytes,
                        AGL_MEMORY_ACTIVATIONS, err));
-    agl_text_scratch_carve(&model->text_scratch, model->config, options, value_bytes,
+    agl_text_scratch_carve(&model->text_scratch, model->config, options, model->backend,
                            &(agl_carver){.base = model->text_memory});
     if (!has_tower(model->config, options)) return AGL_OK;
     AGL_TRY(ops->alloc(model->backend, &model->vision_memory, plan.vision_bytes, AGL_MEMORY_VISION,
                        err));
-    agl_vision_scratch_carve(&model->vision_scratch, model->config, options, value_bytes,
+    agl_vision_scratch_carve(&model->vision_scratch, model->config, options, model->backend,
                              &(agl_carver){.base = model->vision_memory});
     int32_t *host = calloc((size_t)options->patches_max * 2, sizeof *host);
     model->vision_scratch.rows_columns_host = host;

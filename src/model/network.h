@@ -11,8 +11,12 @@
 #include "model/weight_loader.h"
 
 /* Rows that pass the wide layers (MLP, merger) at once. They are independent of each other,
- * so this bounds the scratch: the merger of a 9B model needs 110 KB of F32 a row. */
-#define AGL_CHUNK_ROWS 1024
+ * so this bounds the scratch: the merger of a 9B model needs 110 KB of F32 a row. A GPU wants
+ * more rows for full waves of tiles, and has the memory. */
+static inline int64_t agl_chunk_rows(const agl_backend *backend)
+{
+    return backend->kind == AGL_BACKEND_CPU ? 1024 : 4096;
+}
 
 /* ---- text decoder ----------------------------------------------------------- */
 
@@ -37,15 +41,15 @@ typedef struct {
     int32_t *axis;                  /* [rope_pairs]: which position turns the pair       */
 } agl_text_network;
 
-/* rows: rows_max; chunk: min(rows_max, AGL_CHUNK_ROWS); tail: min(rows_max, logit_rows_max) */
+/* rows: rows_max; chunk: min(rows_max, agl_chunk_rows); tail: min(rows_max, logit_rows_max) */
 typedef struct {
-    void *x;                        /* [rows, hidden] residual stream                    */
+    float *x;                       /* [rows, hidden] residual stream                    */
     void *normed;                   /* [rows, hidden]                                    */
     void *attention;                /* [rows, q_width]                                   */
     void *wide;                     /* [rows, qkv_width], later [chunk, 2 * intermediate] */
     void *mlp;                      /* [chunk, intermediate]                             */
-    void *delta;                    /* [chunk, hidden] what is added to x                */
-    void *tail_x;                   /* [tail, hidden] x of the rows whose logits are wanted */
+    float *delta;                   /* [chunk, hidden] what is added to x                */
+    float *tail_x;                  /* [tail, hidden] x of the rows whose logits are wanted */
     void *tail_attention;           /* [tail, q_width]                                   */
     float *logits;                  /* [tail, vocab]                                     */
 } agl_text_scratch;
@@ -75,14 +79,14 @@ typedef struct {
     float *inv_freq;                /* [head_dim / 4]                                    */
 } agl_vision_network;
 
-/* patches: patches_max; chunk: min(patches_max, AGL_CHUNK_ROWS) */
+/* patches: patches_max; chunk: min(patches_max, agl_chunk_rows) */
 typedef struct {
-    void *x;                        /* [patches, hidden] residual stream                 */
+    float *x;                       /* [patches, hidden] residual stream                 */
     void *normed;                   /* [patches, hidden], also the attention output      */
     void *wide;                     /* [patches, max(3 * hidden, patch values)],
                                      * later [chunk, 2 * max(mlp, merger)]               */
     void *mlp;                      /* [chunk, max(mlp, merger)]                         */
-    void *delta;                    /* [chunk, max(hidden, out_hidden)]                  */
+    float *delta;                   /* [chunk, max(hidden, out_hidden)]                  */
     void *cells;                    /* [chunk, out_hidden] merged cells                  */
     int32_t *rows_columns;          /* [patches, 2]                                      */
     int32_t *rows_columns_host;     /* HOST, the same                                    */
@@ -122,10 +126,10 @@ void agl_text_unload(agl_text_network *text, const agl_config *config, agl_backe
 void agl_vision_unload(agl_vision_network *vision, const agl_config *config, agl_backend *backend);
 
 void agl_text_scratch_carve(agl_text_scratch *scratch, const agl_config *config,
-                            const agl_model_options *options, size_t value_bytes,
+                            const agl_model_options *options, const agl_backend *backend,
                             agl_carver *carver);
 void agl_vision_scratch_carve(agl_vision_scratch *scratch, const agl_config *config,
-                              const agl_model_options *options, size_t value_bytes,
+                              const agl_model_options *options, const agl_backend *backend,
                               agl_carver *carver);
 
 /* Row `row` of an activation matrix of `width` columns. */
@@ -140,6 +144,15 @@ static inline agl_status agl_run_linear(agl_stream *stream, void *y, const void 
 {
     return stream->backend->ops->linear(stream, &(agl_linear_args){
         .x = x, .y = y, .weight = weight, .rows = rows, .x_stride = agl_weight_in(weight)});
+}
+
+/* The same into F32: what joins a residual stream. */
+static inline agl_status agl_run_linear_f32(agl_stream *stream, float *y, const void *x,
+                                            const agl_weight *weight, int64_t rows)
+{
+    return stream->backend->ops->linear(stream, &(agl_linear_args){
+        .x = x, .y = y, .weight = weight, .rows = rows, .x_stride = agl_weight_in(weight),
+        .y_f32 = true});
 }
 
 /* y [rows, width] = silu(gate) * up, x [rows, gate | up]. */

@@ -142,20 +142,21 @@ void agl_text_unload(agl_text_network *network, const agl_config *config, agl_ba
 /* ---- scratch ---------------------------------------------------------------- */
 
 void agl_text_scratch_carve(agl_text_scratch *scratch, const agl_config *config,
-                            const agl_model_options *options, size_t value_bytes,
+                            const agl_model_options *options, const agl_backend *backend,
                             agl_carver *carver)
 {
     const agl_text_config *text = &config->text;
     int64_t rows = options->rows_max, tail = agl_min(options->logit_rows_max, rows);
-    int64_t chunk = agl_min(rows, AGL_CHUNK_ROWS);
+    int64_t chunk = agl_min(rows, agl_chunk_rows(backend));
+    size_t value_bytes = agl_dtype_bytes(backend->activation);
     int64_t wide = agl_max(rows * qkv_width(text), chunk * 2 * text->intermediate);
-    scratch->x = agl_carver_take(carver, rows, text->hidden, value_bytes);
+    scratch->x = agl_carver_take(carver, rows, text->hidden, sizeof(float));
     scratch->normed = agl_carver_take(carver, rows, text->hidden, value_bytes);
     scratch->attention = agl_carver_take(carver, rows, q_width(text), value_bytes);
     scratch->wide = agl_carver_take(carver, wide, 1, value_bytes);
     scratch->mlp = agl_carver_take(carver, chunk, text->intermediate, value_bytes);
-    scratch->delta = agl_carver_take(carver, chunk, text->hidden, value_bytes);
-    scratch->tail_x = agl_carver_take(carver, tail, text->hidden, value_bytes);
+    scratch->delta = agl_carver_take(carver, chunk, text->hidden, sizeof(float));
+    scratch->tail_x = agl_carver_take(carver, tail, text->hidden, sizeof(float));
     scratch->tail_attention = agl_carver_take(carver, tail, q_width(text), value_bytes);
     scratch->logits = agl_carver_take(carver, tail, text->vocab, sizeof(float));
 }
@@ -188,25 +189,27 @@ static agl_status attend(agl_model *model, agl_stream *stream, const agl_batch *
 /* The rest of a layer, row by row: x takes in attention output and MLP, and
  * normed = RMS(x) next_norm opens what follows. attention: [rows, q_width]. */
 static agl_status finish_layer(agl_model *model, agl_stream *stream, const agl_text_layer *layer,
-                               void *attention, void *x_rows, int64_t rows, const float *next_norm)
+                               void *attention, float *x_rows, int64_t rows,
+                               const float *next_norm)
 {
     const agl_backend_ops *ops = model->backend->ops;
     const agl_text_config *text = &model->config->text;
     const agl_text_scratch *scratch = &model->text_scratch;
-    void *delta = scratch->delta;
-    for (int64_t first = 0; first < rows; first += AGL_CHUNK_ROWS) {
-        int64_t count = agl_min(rows - first, AGL_CHUNK_ROWS);
+    float *delta = scratch->delta;
+    int64_t chunk = agl_chunk_rows(model->backend);
+    for (int64_t first = 0; first < rows; first += chunk) {
+        int64_t count = agl_min(rows - first, chunk);
         void *heads = agl_row(model, attention, first, q_width(text));
-        void *x = agl_row(model, x_rows, first, text->hidden);
+        float *x = x_rows + first * text->hidden;
         void *normed = agl_row(model, scratch->normed, first, text->hidden);
-        AGL_TRY(agl_run_linear(stream, delta, heads, layer->output, count));
+        AGL_TRY(agl_run_linear_f32(stream, delta, heads, layer->output, count));
         AGL_TRY(ops->rmsnorm(stream, &(agl_rmsnorm_args){
             .x = x, .delta = delta, .delta_weight = layer->post_self_attn_norm, .y = normed,
             .weight = layer->post_attention_norm, .rows = count, .hidden = text->hidden,
             .eps = text->rms_eps}));
         AGL_TRY(agl_run_linear(stream, scratch->wide, normed, layer->gate_up, count));
         AGL_TRY(agl_run_swiglu(stream, scratch->mlp, scratch->wide, count, text->intermediate));
-        AGL_TRY(agl_run_linear(stream, delta, scratch->mlp, layer->down, count));
+        AGL_TRY(agl_run_linear_f32(stream, delta, scratch->mlp, layer->down, count));
         AGL_TRY(ops->rmsnorm(stream, &(agl_rmsnorm_args){
             .x = x, .delta = delta, .delta_weight = layer->post_mlp_norm, .y = normed,
             .weight = next_norm, .rows = count, .hidden = text->hidden, .eps = text->rms_eps}));
@@ -222,12 +225,13 @@ static agl_status finish_tail(agl_model *model, agl_stream *stream, const agl_ba
     const agl_text_layer *last = &model->text.layers[text->layers - 1];
     const agl_text_scratch *scratch = &model->text_scratch;
     int64_t count = batch->logit_count;
+    int64_t value_bytes = (int64_t)agl_dtype_bytes(model->backend->activation);
     AGL_TRY(ops->gather(stream, &(agl_gather_args){
         .x = scratch->x, .out = scratch->tail_x, .rows = batch->logit_rows, .count = count,
-        .width = text->hidden}));
+        .row_bytes = text->hidden * (int64_t)sizeof(float)}));
     AGL_TRY(ops->gather(stream, &(agl_gather_args){
         .x = scratch->attention, .out = scratch->tail_attention, .rows = batch->logit_rows,
-        .count = count, .width = q_width(text)}));
+        .count = count, .row_bytes = q_width(text) * value_bytes}));
     AGL_TRY(finish_layer(model, stream, last, scratch->tail_attention, scratch->tail_x, count,
                          model->text.norm));
     return ops->linear(stream, &(agl_linear_args){

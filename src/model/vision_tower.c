@@ -142,20 +142,21 @@ void agl_vision_unload(agl_vision_network *network, const agl_config *config, ag
 /* ---- scratch ---------------------------------------------------------------- */
 
 void agl_vision_scratch_carve(agl_vision_scratch *scratch, const agl_config *config,
-                              const agl_model_options *options, size_t value_bytes,
+                              const agl_model_options *options, const agl_backend *backend,
                               agl_carver *carver)
 {
     const agl_vision_config *vision = &config->vision;
-    int64_t patches = options->patches_max, chunk = agl_min(patches, AGL_CHUNK_ROWS);
+    int64_t patches = options->patches_max, chunk = agl_min(patches, agl_chunk_rows(backend));
+    size_t value_bytes = agl_dtype_bytes(backend->activation);
     int64_t mlp = agl_max(vision->mlp, vision->merger);
     int64_t patch_width = agl_max(3 * vision->hidden, patch_values(vision));
     int64_t wide = agl_max(patches * patch_width, chunk * 2 * mlp);
-    scratch->x = agl_carver_take(carver, patches, vision->hidden, value_bytes);
+    scratch->x = agl_carver_take(carver, patches, vision->hidden, sizeof(float));
     scratch->normed = agl_carver_take(carver, patches, vision->hidden, value_bytes);
     scratch->wide = agl_carver_take(carver, wide, 1, value_bytes);
     scratch->mlp = agl_carver_take(carver, chunk, mlp, value_bytes);
     scratch->delta = agl_carver_take(carver, chunk, agl_max(vision->hidden, vision->out_hidden),
-                                     value_bytes);
+                                     sizeof(float));
     scratch->cells = agl_carver_take(carver, chunk, vision->out_hidden, value_bytes);
     scratch->rows_columns = agl_carver_take(carver, patches, 2, sizeof(int32_t));
 }
@@ -195,10 +196,10 @@ static agl_status embed_patches(agl_model *model, agl_stream *stream, const uint
         .patch = vision->patch, .merge = vision->merge, .frames = vision->frames,
         .mean = {image->mean[0], image->mean[1], image->mean[2]},
         .std = {image->std[0], image->std[1], image->std[2]}}));
-    AGL_TRY(agl_run_linear(stream, scratch->x, scratch->wide, network->patch_embed, patches));
+    AGL_TRY(agl_run_linear_f32(stream, scratch->x, scratch->wide, network->patch_embed, patches));
     AGL_TRY(ops->rmsnorm(stream, &(agl_rmsnorm_args){
         .x = scratch->x, .y = scratch->x, .weight = network->post_conv_norm, .rows = patches,
-        .hidden = vision->hidden, .eps = vision->rms_eps}));
+        .hidden = vision->hidden, .eps = vision->rms_eps, .y_f32 = true}));
     AGL_TRY(ops->position_embed(stream, &(agl_position_embed_args){
         .x = scratch->x, .table = network->positions, .grid_h = grid_h, .grid_w = grid_w,
         .merge = vision->merge, .side = vision->position_side, .hidden = vision->hidden}));
@@ -234,18 +235,19 @@ static agl_status finish_block(agl_model *model, agl_stream *stream, const agl_v
     const agl_backend_ops *ops = model->backend->ops;
     const agl_vision_config *vision = &model->config->vision;
     const agl_vision_scratch *scratch = &model->vision_scratch;
-    void *delta = scratch->delta;
-    for (int64_t first = 0; first < patches; first += AGL_CHUNK_ROWS) {
-        int64_t count = agl_min(patches - first, AGL_CHUNK_ROWS);
-        void *x = agl_row(model, scratch->x, first, vision->hidden);
+    float *delta = scratch->delta;
+    int64_t chunk = agl_chunk_rows(model->backend);
+    for (int64_t first = 0; first < patches; first += chunk) {
+        int64_t count = agl_min(patches - first, chunk);
+        float *x = scratch->x + first * vision->hidden;
         void *normed = agl_row(model, scratch->normed, first, vision->hidden);
-        AGL_TRY(agl_run_linear(stream, delta, normed, block->proj, count));
+        AGL_TRY(agl_run_linear_f32(stream, delta, normed, block->proj, count));
         AGL_TRY(ops->rmsnorm(stream, &(agl_rmsnorm_args){
             .x = x, .delta = delta, .y = normed, .weight = block->norm2, .rows = count,
             .hidden = vision->hidden, .eps = vision->rms_eps}));
         AGL_TRY(agl_run_linear(stream, scratch->wide, normed, block->gate_up, count));
         AGL_TRY(agl_run_swiglu(stream, scratch->mlp, scratch->wide, count, vision->mlp));
-        AGL_TRY(agl_run_linear(stream, delta, scratch->mlp, block->down, count));
+        AGL_TRY(agl_run_linear_f32(stream, delta, scratch->mlp, block->down, count));
         AGL_TRY(ops->rmsnorm(stream, &(agl_rmsnorm_args){
             .x = x, .delta = delta, .y = normed, .weight = next_norm, .rows = count,
             .hidden = vision->hidden, .eps = vision->rms_eps}));
@@ -261,18 +263,20 @@ static agl_status merge_cells(agl_model *model, agl_stream *stream, int64_t cell
     const agl_vision_network *network = &model->vision;
     const agl_vision_scratch *scratch = &model->vision_scratch;
     int64_t cell_width = cell_patches(vision) * vision->hidden;
-    void *projected = scratch->delta;
-    for (int64_t first = 0; first < cells; first += AGL_CHUNK_ROWS) {
-        int64_t count = agl_min(cells - first, AGL_CHUNK_ROWS);
+    float *projected = scratch->delta;
+    void *normed = scratch->cells;  /* free again once projected */
+    int64_t chunk = agl_chunk_rows(model->backend);
+    for (int64_t first = 0; first < cells; first += chunk) {
+        int64_t count = agl_min(cells - first, chunk);
         void *patches = agl_row(model, scratch->normed, first, cell_width);
         void *rows = agl_row(model, out, first, vision->out_hidden);
         AGL_TRY(agl_run_linear(stream, scratch->cells, patches, network->downsample, count));
-        AGL_TRY(agl_run_linear(stream, projected, scratch->cells, network->merger_proj, count));
+        AGL_TRY(agl_run_linear_f32(stream, projected, scratch->cells, network->merger_proj, count));
         AGL_TRY(ops->layernorm(stream, &(agl_layernorm_args){
-            .x = projected, .y = projected, .weight = network->merger_norm,
+            .x = projected, .y = normed, .weight = network->merger_norm,
             .bias = network->merger_norm_bias, .rows = count, .hidden = vision->out_hidden,
             .eps = MERGER_NORM_EPS, .gelu = true}));
-        AGL_TRY(agl_run_linear(stream, scratch->wide, projected, network->merger_gate_up, count));
+        AGL_TRY(agl_run_linear(stream, scratch->wide, normed, network->merger_gate_up, count));
         AGL_TRY(agl_run_swiglu(stream, scratch->mlp, scratch->wide, count, vision->merger));
         AGL_TRY(agl_run_linear(stream, rows, scratch->mlp, network->merger_down, count));
     }

@@ -76,7 +76,8 @@ static void gather_one(const test_variant *variant, agl_backend *backend, test_r
     enum { WIDTH = 5, COUNT = 4 };
     static const int32_t ROWS[COUNT] = {6, 0, 0, 3};
     float *x = test_floats(random, 7 * WIDTH, 1.0f), out[COUNT * WIDTH];
-    agl_gather_args args = {.x = x, .out = out, .rows = ROWS, .count = COUNT, .width = WIDTH};
+    agl_gather_args args = {.x = x, .out = out, .rows = ROWS, .count = COUNT,
+                            .row_bytes = WIDTH * sizeof(float)};
     assert_int_equal(backend->ops->gather(test_stream(backend), &args), AGL_OK);
     for (int i = 0; i < COUNT; i++) test_same_bits(variant->name, out + i * WIDTH, x + ROWS[i] * WIDTH, WIDTH);
     free(x);

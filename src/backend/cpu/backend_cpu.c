@@ -237,6 +237,25 @@ void agl_cpu_for_rows(agl_cpu *cpu, agl_cpu_rows_fn fn, const void *args, int64_
                         (size_t)((rows + rows_per_task - 1) / rows_per_task));
 }
 
+/* ---- workspace ------------------------------------------------------------- */
+
+/* Attention takes its scratch at creation, sampling with the first vocabulary it sees. */
+static uint64_t workspace_bytes(const agl_backend *backend, const agl_backend_limits *limits)
+{
+    (void)backend;
+    (void)limits;
+    return 0;
+}
+
+static agl_status workspace_reserve(agl_backend *backend, const agl_backend_limits *limits,
+                                    agl_error *err)
+{
+    (void)backend;
+    (void)limits;
+    (void)err;
+    return AGL_OK;
+}
+
 /* ---- life ------------------------------------------------------------------ */
 
 static void destroy(agl_backend *backend)
@@ -277,6 +296,8 @@ static const agl_backend_ops CPU_BACKEND_OPS = {
     .position_embed = position_embed,
     .gather = gather,
     .sample = sample,
+    .workspace_bytes = workspace_bytes,
+    .workspace_reserve = workspace_reserve,
     .destroy = destroy,
 };
 
@@ -307,6 +328,7 @@ agl_status agl_backend_cpu_create(agl_backend **out, const agl_backend_options *
     if (options->isa_mask != 0) isa &= options->isa_mask;
     const char *isa_name = fill_ops(&cpu->ops, isa);
     cpu->base.ops = &CPU_BACKEND_OPS;
+    cpu->base.kind = AGL_BACKEND_CPU;
     cpu->base.activation = AGL_F32;
     cpu->base.description = cpu->description;
     cpu->base.memory_total = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);

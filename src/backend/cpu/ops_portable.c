@@ -66,7 +66,7 @@ static void embed_rows(const void *context, int64_t first, int64_t end)
     const agl_embed_args *args = context;
     agl_dtype dtype = ((const agl_cpu_weight *)args->table)->desc.dtype;
     for (int64_t token = first; token < end; token++) {
-        float *out = (float *)args->out + token * args->hidden;
+        float *out = args->out + token * args->hidden;
         int32_t visual = args->visual != NULL ? args->visual_rows[token] : -1;
         if (visual >= 0) {
             memcpy(out, (const float *)args->visual + visual * args->hidden,
@@ -89,15 +89,14 @@ static void gather_rows(const void *context, int64_t first, int64_t end)
 {
     const agl_gather_args *args = context;
     for (int64_t i = first; i < end; i++) {
-        memcpy((float *)args->out + i * args->width,
-               (const float *)args->x + args->rows[i] * args->width,
-               (size_t)args->width * sizeof(float));
+        memcpy((char *)args->out + i * args->row_bytes,
+               (const char *)args->x + args->rows[i] * args->row_bytes, (size_t)args->row_bytes);
     }
 }
 
 static agl_status gather(agl_cpu *cpu, const agl_gather_args *args)
 {
-    agl_cpu_for_rows(cpu, gather_rows, args, args->count, args->width * 8);
+    agl_cpu_for_rows(cpu, gather_rows, args, args->count, 2 * args->row_bytes);
     return AGL_OK;
 }
 
