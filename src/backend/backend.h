@@ -229,7 +229,7 @@ typedef struct {
     int64_t rows, vocab;        /* ids at or above vocab_used are never chosen       */
     int64_t vocab_used;
     const agl_sample_row *params; /* HOST [rows]                                     */
-    agl_sample_result *results; /* HOST [rows]                                       */
+    agl_sample_result *results; /* HOST [rows]; filled by stream_wait at the latest  */
 } agl_sample_args;
 
 /* The largest operations to come, for the memory they need beside their arguments. */

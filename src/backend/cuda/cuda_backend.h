@@ -19,6 +19,7 @@ extern "C" {
 #endif
 
 typedef struct agl_cuda_products agl_cuda_products; /* matrix products: library handle, chosen algorithms */
+typedef struct agl_cuda_sampler agl_cuda_sampler;   /* sampling: pinned blocks, results under way */
 
 typedef struct {
     void *data;                         /* 256-byte aligned device memory                    */
@@ -34,6 +35,7 @@ typedef struct {
     agl_backend_limits limits;          /* the workspace below is made for these             */
     agl_cuda_region products_space, attention_space, sample_space;
     agl_cuda_products *products;
+    agl_cuda_sampler *sampler;          /* made with the workspace                           */
     char description[160];
 } agl_cuda;
 
@@ -93,6 +95,15 @@ uint64_t agl_cuda_sample_bytes(const agl_cuda *cuda, const agl_backend_limits *l
 /* The matrix-product library. Loaded at run time: without it only create fails, with its name. */
 agl_status agl_cuda_products_create(agl_cuda_products **out, agl_cuda *cuda, agl_error *err);
 void agl_cuda_products_destroy(agl_cuda_products *products);    /* NULL is allowed */
+
+/* The host's part of sampling: pinned memory and events. Made by workspace_reserve once
+ * `limits` and `sample_space` are set; destroyed after the streams are idle. */
+agl_status agl_cuda_sampler_create(agl_cuda_sampler **out, agl_cuda *cuda, agl_error *err);
+void agl_cuda_sampler_destroy(agl_cuda_sampler *sampler);       /* NULL is allowed */
+
+/* stream_wait calls this after it has waited: results of the stream's sample calls go from
+ * pinned memory to the callers' structs. Nothing pending, no sampler: does nothing. */
+void agl_cuda_sample_finish(agl_stream *stream);
 
 #ifdef __cplusplus
 }
