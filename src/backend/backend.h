@@ -25,6 +25,10 @@
 #include "base/dtype.h"
 #include "base/status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef struct agl_backend agl_backend;
 typedef struct agl_stream agl_stream;    /* a queue of device work              */
 typedef struct agl_weight agl_weight;    /* a linear layer, in the backend's own layout */
@@ -243,13 +247,14 @@ typedef struct agl_graph agl_graph;      /* recorded operations                 
 typedef struct {
     /* Memory. Device pointers are plain pointers; on the CPU the host may use them. */
     agl_status (*alloc)(agl_backend *backend, void **out, size_t bytes, agl_memory_tag tag,
-                        agl_error *err);                     /* 64-byte aligned, zeroed */
+                        agl_error *err);        /* zeroed; 64-byte aligned (CUDA: 256)      */
     void (*free)(agl_backend *backend, void *memory);
     agl_status (*upload)(agl_stream *stream, void *device, const void *host, size_t bytes);
     agl_status (*download)(agl_stream *stream, void *host, const void *device, size_t bytes);
     agl_status (*copy)(agl_stream *stream, void *out, const void *in, size_t bytes); /* on device */
 
-    /* Weights. The description's data must stay mapped until weight_destroy: the CPU reads it in place. */
+    /* Weights. The CPU reads the description's data in place: it must stay mapped until
+     * weight_destroy. On CUDA it has been copied when weight_create returns. */
     agl_status (*weight_create)(agl_backend *backend, agl_weight **out, const agl_weight_desc *desc,
                                 agl_error *err);
     void (*weight_destroy)(agl_backend *backend, agl_weight *weight);
@@ -300,6 +305,7 @@ struct agl_backend {
     agl_dtype activation;       /* F32 on the CPU                                    */
     const char *description;    /* "cpu (avx512, 2 threads)"                         */
     uint64_t memory_total;      /* bytes the device has                              */
+    uint64_t memory_free;       /* of these unused when the backend was created; 0: not known */
     uint64_t memory_by_tag[AGL_MEMORY_TAG_COUNT];
 };
 
@@ -331,5 +337,9 @@ agl_status agl_backend_cuda_create(agl_backend **out, const agl_backend_options 
 /* Weight geometry, for assertions and reports. */
 int64_t agl_weight_out(const agl_weight *weight);
 int64_t agl_weight_in(const agl_weight *weight);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -8,6 +8,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef enum {
     AGL_F32,
     AGL_F16,    /* IEEE 754 binary16                                  */
@@ -45,5 +49,9 @@ static inline float agl_bf16_to_f32(uint16_t value)
 
 float agl_f16_to_f32(uint16_t value);
 uint16_t agl_f32_to_f16(float value);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -7,6 +7,10 @@
 
 #include "agl/agl.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Fill `err` (NULL allowed) and return `status`. The message is one line without
  * a final stop; control characters of quoted input are replaced. */
 __attribute__((format(printf, 3, 4)))
@@ -20,5 +24,9 @@ agl_status agl_fail(agl_error *err, agl_status status, const char *format, ...);
     } while (0)
 
 #define AGL_COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

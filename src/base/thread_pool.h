@@ -13,6 +13,10 @@
 
 #include "base/status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef struct agl_thread_pool agl_thread_pool;
 
 /* `worker` is 0 .. threads-1 and constant during one call: it indexes per-thread scratch. */
@@ -28,5 +32,9 @@ void agl_thread_pool_run(agl_thread_pool *pool, agl_task_fn fn, void *context, s
 
 /* CPUs this process may run on (affinity and cgroup quota). */
 uint32_t agl_cpu_count(void);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif
