@@ -33,19 +33,24 @@ typedef struct {
     int processors;                     /* SMs                                               */
     size_t shared_bytes_max;            /* of one block, opted in                            */
     agl_backend_limits limits;          /* the workspace below is made for these             */
+    void *workspace;                    /* the regions, one behind the other                 */
     agl_cuda_region products_space, attention_space, sample_space;
     agl_cuda_products *products;
     agl_cuda_sampler *sampler;          /* made with the workspace                           */
+    agl_stream *filling;                /* clears new memory and carries weights in          */
+    struct agl_cuda_loader *loader;     /* cuda_weights.cu; made with the first weight       */
+    struct agl_cuda_block *blocks;      /* cuda_memory.cu: what alloc gave out               */
     char description[160];
 } agl_cuda;
 
 typedef struct {
     agl_stream base;
     cudaStream_t cuda;
-    unsigned char *staging;             /* pinned: ring of two halves for uploads from pageable memory */
+    unsigned char *staging;             /* pinned: two halves that uploads from pageable memory pass */
     size_t staging_bytes;
-    cudaEvent_t staging_free[2];
-    int staging_next;
+    size_t staging_used;                /* of the half being filled                          */
+    cudaEvent_t staging_free[2];        /* the half's copies have been made                  */
+    int staging_next;                   /* the half being filled                             */
 } agl_cuda_stream;
 
 /* A linear layer on the device: [out, in] row-major in the activation dtype. */
