@@ -23,14 +23,50 @@ SAN     ?=
 # -ffp-contract=off: the same sum in the same order on every compiler; kernels ask for FMA by name.
 CFLAGS  += -std=c17 -D_GNU_SOURCE $(WARN) $(OPT) $(SAN) -ffp-contract=off -fno-math-errno -pthread -fPIC -fvisibility=hidden \
            -Iinclude -Isrc $(DEPS_CFLAGS)
-LDLIBS  += $(DEPS_LIBS) -lm -pthread
+LDLIBS  += $(DEPS_LIBS) $(CUDA_LIBS) -lm -pthread
 LDFLAGS += $(SAN)
+
+# ---- CUDA ------------------------------------------------------------------
+# CUDA=auto  for the GPUs of this machine, if it has nvcc and any; else without     CUDA=0  without
+# CUDA=1     for the GPUs in CUDA_ALL, with PTX for later ones; CUDA_ARCHS="86 89" names others
+CUDA ?= auto
+ifeq ($(filter-out 0,$(CUDA))$(filter clean help,$(MAKECMDGOALS)),$(CUDA))
+NVCC      ?= $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
+NVCC      := $(NVCC)
+endif
+CUDA_SAID := $(if $(filter 0,$(CUDA)),off,nvcc was not found): CPU only
+ifneq ($(NVCC),)
+NVCC_VERSION := $(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p')
+NVCC_KNOWS   := $(patsubst sm_%,%,$(shell $(NVCC) --list-gpu-code))
+SM_90        := $(if $(filter 11.%,$(NVCC_VERSION)),90,90a)
+CUDA_ALL     := $(filter $(NVCC_KNOWS) $(SM_90),80 86 89 $(SM_90) 120)
+CUDA_HERE    := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | sort -nu)
+# A GPU that is newer than nvcc runs the PTX.
+CUDA_HERE    := $(if $(filter-out $(NVCC_KNOWS),$(CUDA_HERE)),$(CUDA_ALL),$(CUDA_HERE:90=$(SM_90)))
+CUDA_ARCHS   ?= $(if $(filter auto,$(CUDA)),$(CUDA_HERE),$(CUDA_ALL))
+CUDA_SAID    := $(NVCC) $(NVCC_VERSION) is here, but no GPU: CPU only; CUDA=1 builds for all
+endif
+ifneq ($(CUDA_ARCHS),)
+CUDA_PTX     := $(if $(filter-out $(CUDA_ARCHS),$(CUDA_ALL)),,90)
+CUDA_SAID    := $(NVCC) $(NVCC_VERSION), $(CUDA_ARCHS:%=sm_%)$(CUDA_PTX:%= + PTX)
+CUDA_ROOT    := $(patsubst %/bin/,%,$(dir $(realpath $(NVCC))))
+CUDA_LIBS    := $(firstword $(wildcard $(CUDA_ROOT)/lib64/libcudart_static.a \
+                  $(CUDA_ROOT)/targets/*/lib/libcudart_static.a) -lcudart_static) -ldl -lrt
+NVCCFLAGS    += -std=c++17 -O3 -lineinfo --threads 2 -Iinclude -Isrc -Werror all-warnings \
+                -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror,-fno-exceptions,-fno-rtti \
+                $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+                $(foreach a,$(CUDA_PTX),-gencode arch=compute_$(a),code=compute_$(a))
+CUDA_SRC     := $(wildcard src/backend/cuda/*.cu src/backend/cuda/*/*.cu)
+else ifeq ($(CUDA),1)
+$(if $(filter clean help,$(MAKECMDGOALS)),,$(error CUDA=1: nvcc was not found; NVCC=/path/to/nvcc names it))
+endif
+CUDA_OBJ  := $(CUDA_SRC:%.cu=$(BUILD)/%.cu.o)
 
 LIB_DIRS := base quant backend backend/cpu parallel tokenizer media model engine
 APP_DIRS := server cli bench
-LIB_SRC  := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c))
+LIB_SRC  := $(filter-out $(if $(CUDA_SRC),src/backend/no_cuda.c),$(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c)))
 APP_SRC  := $(foreach d,$(APP_DIRS),$(wildcard src/$(d)/*.c))
-LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o)
+LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(CUDA_OBJ)
 APP_OBJ  := $(APP_SRC:%.c=$(BUILD)/%.o)
 MAIN_OBJ := $(BUILD)/src/cli/main.o
 
@@ -46,11 +82,24 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(call say,CC,$<) $(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
 
-$(BUILD)/libagl.a: $(LIB_OBJ)
-	$(call say,AR,$@) rm -f $@ && ar rcs $@ $^
+# What kind of build this folder holds; changes when CUDA, CUDA_ARCHS or nvcc do.
+$(BUILD)/cuda.config: FORCE
+	@mkdir -p $(@D)
+	@echo '$(CUDA_SAID)' | cmp -s - $@ || { echo '  CUDA   $(CUDA_SAID)'; echo '$(CUDA_SAID)' > $@; }
 
-$(BUILD)/libagl.so: $(LIB_OBJ)
-	$(call say,LD,$@) $(CC) -shared -Wl,-soname,libagl.so.0 $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(BUILD)/%.cu.o: %.cu $(BUILD)/cuda.config
+	@mkdir -p $(@D)
+	$(call say,NVCC,$<) $(NVCC) $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+
+$(BUILD)/libagl.a: $(LIB_OBJ) $(BUILD)/cuda.config
+	$(call say,AR,$@) rm -f $@ && ar rcs $@ $(LIB_OBJ)
+
+$(BUILD)/libagl.so: $(LIB_OBJ) $(BUILD)/cuda.config
+	$(call say,LD,$@) $(CC) -shared -Wl,-soname,libagl.so.0 $(LDFLAGS) -o $@ $(LIB_OBJ) $(LDLIBS)
+
+# Everything with CUDA for every GPU, in a build folder of its own; needs nvcc, no GPU.
+cuda:
+	$(MAKE) BUILD=$(BUILD)/cuda CUDA=1 all
 
 # What the tests of server, cli and bench link: only the objects they use.
 $(BUILD)/libapp.a: $(filter-out $(MAIN_OBJ),$(APP_OBJ))
@@ -78,9 +127,9 @@ test: all $(UNIT_BIN)
 
 # The same list under sanitizers, in build folders of their own.
 asan:
-	$(MAKE) BUILD=$(BUILD)/asan OPT="-O1 -g" SAN="-fsanitize=address,undefined -fno-sanitize-recover=undefined" test
+	$(MAKE) BUILD=$(BUILD)/asan CUDA=0 OPT="-O1 -g" SAN="-fsanitize=address,undefined -fno-sanitize-recover=undefined" test
 tsan:
-	$(MAKE) BUILD=$(BUILD)/tsan OPT="-O1 -g" SAN="-fsanitize=thread" test
+	$(MAKE) BUILD=$(BUILD)/tsan CUDA=0 OPT="-O1 -g" SAN="-fsanitize=thread" test
 
 # Many streams with aborts on a tiny model, and what scheduler and caches are worth; see tests/load/.
 LOAD_BIN := $(BUILD)/tests/load/load_test $(BUILD)/tests/load/engine_ratios
@@ -105,7 +154,7 @@ FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_BIN := $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%)
 FUZZ_FLAGS := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
 fuzz: 
-	$(MAKE) BUILD=$(BUILD)/fuzzing CC=clang OPT="-O1 -g -Wno-unknown-warning-option" SAN="$(FUZZ_FLAGS)" fuzz-binaries
+	$(MAKE) BUILD=$(BUILD)/fuzzing CUDA=0 CC=clang OPT="-O1 -g -Wno-unknown-warning-option" SAN="$(FUZZ_FLAGS)" fuzz-binaries
 fuzz-binaries: $(FUZZ_BIN)
 $(BUILD)/fuzz/fuzz_http: $(BUILD)/tests/unit/server/fake_engine.o
 $(BUILD)/fuzz/%: tests/fuzz/%.c $(BUILD)/libapp.a $(BUILD)/libagl.a
@@ -120,7 +169,7 @@ install: all
 	install -m 644 $(BUILD)/libagl.a $(DESTDIR)$(PREFIX)/lib/
 	install -m 755 $(BUILD)/libagl.so $(DESTDIR)$(PREFIX)/lib/libagl.so.0
 	ln -sf libagl.so.0 $(DESTDIR)$(PREFIX)/lib/libagl.so
-	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@LIBS@|$(DEPS)|' deploy/agl.pc.in > $(DESTDIR)$(PREFIX)/lib/pkgconfig/agl.pc
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@LIBS@|$(DEPS)|' -e 's|@CUDA_LIBS@|$(CUDA_LIBS)|' deploy/agl.pc.in > $(DESTDIR)$(PREFIX)/lib/pkgconfig/agl.pc
 	if [ -d models ]; then cp -r models $(DESTDIR)$(PREFIX)/share/autoglm/; fi
 	cp -r data $(DESTDIR)$(PREFIX)/share/autoglm/
 
@@ -129,6 +178,8 @@ clean:
 
 help:
 	@echo "make [all]      build/autoglm, libagl.a, libagl.so"
+	@echo "make cuda       the same with CUDA for every GPU, in build/cuda (needs nvcc, no GPU);"
+	@echo "                by itself make builds for the GPUs of this machine: CUDA=0|1, CUDA_ARCHS=\"86 89\""
 	@echo "make test       unit, kernel and golden tests (./run_tests.sh runs everything)"
 	@echo "make asan|tsan  the same under sanitizers"
 	@echo "make load-test  256 streams with aborts on the engine; what scheduler and caches are worth"
@@ -136,5 +187,5 @@ help:
 	@echo "make fuzz       libFuzzer targets in build/fuzzing/fuzz (needs clang)"
 	@echo "make install    PREFIX=$(PREFIX)"
 
-.PHONY: all test test-binaries load-test soak asan tsan fuzz fuzz-binaries install clean help
+.PHONY: FORCE all cuda test test-binaries load-test soak asan tsan fuzz fuzz-binaries install clean help
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

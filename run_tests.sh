@@ -67,7 +67,7 @@ run_make() {
 # The sanitizers slow everything down by a factor of several: the unit tests only, each for a bounded time.
 run_asan() {
     note "unit tests under AddressSanitizer and UndefinedBehaviorSanitizer"
-    set -- BUILD=build/asan OPT="-O1 -g" SAN="-fsanitize=address,undefined -fno-sanitize-recover=undefined"
+    set -- BUILD=build/asan CUDA=0 OPT="-O1 -g" SAN="-fsanitize=address,undefined -fno-sanitize-recover=undefined"
     programs=$(for source in tests/unit/*/test_*.c; do echo "build/asan/${source%.c}"; done)
     # shellcheck disable=SC2086 # words of a list
     if ! make -j "$JOBS" "$@" $programs >"$LOGS/asan-build.log" 2>&1; then
