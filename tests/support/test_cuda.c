@@ -25,7 +25,7 @@ agl_backend *test_cuda_create(agl_dtype activation)
     agl_backend *backend = NULL;
     agl_backend_options options = {.activation = activation};
     agl_error err = {0};
-    if (agl_backend_cuda_create(&backend, &options, &err) != AGL_OK) fail_msg("%s", err.text);
+    if (agl_backend_cuda_create(&backend, &options, &err) != AGL_OK) fail_msg("%s", err.message);
     return backend;
 }
 
@@ -62,7 +62,7 @@ static void wait(test_cuda *t)
 {
     agl_error err = {0};
     agl_status status = t->cuda->ops->stream_wait(t->cuda_stream, &err);
-    if (status != AGL_OK) fail_msg("the device reports: %s", err.text);
+    if (status != AGL_OK) fail_msg("the device reports: %s", err.message);
 }
 
 void *test_cuda_upload(test_cuda *t, const void *host, size_t bytes)
