@@ -109,7 +109,8 @@ $(BUILD)/autoglm: $(APP_OBJ) $(BUILD)/libagl.a
 	$(call say,LD,$@) $(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 # ---- tests -----------------------------------------------------------------
-UNIT_SRC   := $(wildcard tests/unit/*/test_*.c) $(wildcard tests/kernel/check_*.c) $(wildcard tests/golden/test_*.c)
+CUDA_CHECK := $(wildcard tests/kernel/check_cuda*.c)
+UNIT_SRC   := $(wildcard tests/unit/*/test_*.c) $(filter-out $(CUDA_CHECK),$(wildcard tests/kernel/check_*.c)) $(wildcard tests/golden/test_*.c)
 UNIT_BIN   := $(UNIT_SRC:%.c=$(BUILD)/%)
 TEST_LIB   := $(wildcard tests/support/*.c)
 TEST_OBJ   := $(TEST_LIB:%.c=$(BUILD)/%.o)
@@ -121,9 +122,45 @@ $(UNIT_BIN): $(BUILD)/%: $(BUILD)/%.o $(TEST_OBJ) $(BUILD)/libapp.a $(BUILD)/lib
 	$(call say,LD,$@) $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS) -lcmocka
 .PRECIOUS: $(BUILD)/tests/%.o
 
-test-binaries: $(UNIT_BIN)
-test: all $(UNIT_BIN)
-	$(Q)tests/run_unit.sh $(UNIT_BIN)
+# The CUDA backend run on the CPU: its sources compiled by a C++ compiler against the headers of
+# tests/support/cuda_emulator; docs/KERNELS.md, "Kernels without a GPU". No part of CUDA is needed.
+# ThreadSanitizer does not follow the emulator's fibers; the emulator uses one thread at a time.
+CXX       ?= c++
+EMU       := tests/support/cuda_emulator
+EMU_FLAGS := -std=c++17 -Wall -Wextra -Werror -Wno-sign-compare -Wno-unknown-pragmas $(OPT) \
+             $(filter-out -fsanitize=thread,$(SAN)) -ffp-contract=off -fno-math-errno -fno-exceptions -fno-rtti \
+             -pthread -fPIC -fvisibility=hidden -I$(EMU) -Iinclude -Isrc -Itests
+EMU_OBJ   := $(patsubst $(EMU)/%.cc,$(BUILD)/emulated/%.o,$(filter-out %/cublaslt.cc,$(wildcard $(EMU)/*.cc)))
+EMU_CUDA  := $(patsubst src/backend/cuda/%.cu,$(BUILD)/emulated/cuda/%.o,$(wildcard src/backend/cuda/*.cu))
+# A check needs the whole backend.
+EMU_CHECK := $(if $(filter 3,$(words $(wildcard $(addprefix src/backend/cuda/,linear.cu attention.cu sample.cu)))),\
+             $(CUDA_CHECK:tests/kernel/%.c=$(BUILD)/tests/emulated/%))
+EMU_BIN   := $(BUILD)/tests/emulated/check_emulator $(EMU_CHECK)
+EMU_LINK   = $(call say,LD,$@) $(CXX) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) -Wl,-rpath,'$$ORIGIN/../../emulated' \
+             -rdynamic $(LDLIBS) -ldl -lcmocka
+
+$(BUILD)/emulated/%.o: $(EMU)/%.cc
+	@mkdir -p $(@D)
+	$(call say,CXX,$<) $(CXX) $(EMU_FLAGS) -MMD -MP -c -o $@ $<
+$(BUILD)/emulated/cuda/%.o: src/backend/cuda/%.cu
+	@mkdir -p $(@D)
+	$(call say,EMU,$<) $(CXX) $(EMU_FLAGS) -MMD -MP -x c++ -c -o $@ $<
+$(BUILD)/emulated/check_emulator.o: tests/kernel/check_emulator.cu
+	@mkdir -p $(@D)
+	$(call say,EMU,$<) $(CXX) $(EMU_FLAGS) -MMD -MP -x c++ -c -o $@ $<
+$(BUILD)/tests/emulated/check_emulator: $(BUILD)/emulated/check_emulator.o $(EMU_OBJ)
+	@mkdir -p $(@D)
+	$(EMU_LINK)
+$(EMU_CHECK): $(BUILD)/tests/emulated/%: $(BUILD)/tests/kernel/%.o $(BUILD)/tests/support/test_cuda.o \
+              $(BUILD)/tests/support/test_kernel.o $(EMU_CUDA) $(EMU_OBJ) $(BUILD)/libagl.a
+	@mkdir -p $(@D)
+	$(EMU_LINK)
+
+test-binaries: $(UNIT_BIN) $(EMU_BIN)
+# Emulated kernels run with threads and blocks in ascending and in descending order.
+test: all $(UNIT_BIN) $(EMU_BIN)
+	$(Q)tests/run_unit.sh $(UNIT_BIN) $(EMU_BIN)
+	$(Q)CUDA_EMULATOR_ORDER=1 tests/run_unit.sh $(EMU_BIN)
 
 # The same list under sanitizers, in build folders of their own.
 asan:
