@@ -92,7 +92,7 @@ typedef enum { AGL_CONTENT_STRING, AGL_CONTENT_OPENAI } agl_content_format;
 typedef struct {
     const char *model;          /* checkpoint folder, or a hub id in the local hub cache        */
     const char *tokenizer;      /* folder or tokenizer.json; NULL: the model folder             */
-    const char *device;         /* NULL/"auto", "cpu", "cuda"                                   */
+    const char *device;         /* NULL/"auto" (a GPU if there is one), "cpu", "cuda", "cuda:N" */
     const char *dtype;          /* NULL/"auto", "float32", "bfloat16", "float16" ("half")        */
     const char *kv_cache_dtype; /* NULL/"auto", "float32", "bfloat16", "float16"                */
     const char *load_format;    /* NULL/"auto", "safetensors", "dummy" (random weights)         */
@@ -101,7 +101,7 @@ typedef struct {
     const char *override_generation_config; /* JSON object merged over it                        */
     uint32_t max_model_len;          /* tokens; 0: the checkpoint's maximum, as memory allows    */
     uint32_t max_num_seqs;           /* sequences decoded at once; 0: 256 (CPU: 64)              */
-    uint32_t max_num_batched_tokens; /* rows of one step; 0: backend default                     */
+    uint32_t max_num_batched_tokens; /* rows of one step; 0: 2048, from 60 GiB on 8192 (CPU: 512) */
     uint32_t block_size;             /* tokens of a KV page; 0: 16                               */
     uint32_t threads;                /* CPU threads; 0: all available                            */
     uint32_t max_queued;             /* waiting requests before AGL_ERR_BUSY; 0: 1024            */
@@ -380,7 +380,8 @@ typedef struct {
 typedef struct {
     /* Bytes of one device. */
     uint64_t memory_bytes, budget_bytes;
-    uint64_t weight_bytes, activation_bytes;
+    uint64_t weight_bytes;
+    uint64_t activation_bytes;   /* scratch of the decoder, inputs of a step, workspace           */
     uint64_t vision_bytes;       /* scratch of the vision tower, and the pixels of one image    */
     uint64_t encoder_bytes;      /* kept vision rows                                            */
     uint64_t kv_room_bytes;      /* left of the budget for KV pages; 0: none                    */

@@ -328,6 +328,9 @@ typedef struct {
 agl_status agl_backend_cpu_create(agl_backend **out, const agl_backend_options *options,
                                   agl_error *err);
 
+/* Whether this build has the CUDA backend, whatever this machine has. */
+bool agl_backend_cuda_built(void);
+
 /* CUDA devices that this build and this machine have. 0 comes with the reason in `why`
  * (at least 128 bytes; may be NULL): built without CUDA, no driver, no device. */
 int agl_backend_cuda_count(char *why, size_t why_bytes);

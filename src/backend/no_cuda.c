@@ -7,6 +7,11 @@
 
 #define WHY "this program was built without CUDA"
 
+bool agl_backend_cuda_built(void)
+{
+    return false;
+}
+
 int agl_backend_cuda_count(char *why, size_t why_bytes)
 {
     if (why != NULL) snprintf(why, why_bytes, "%s", WHY);

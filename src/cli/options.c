@@ -241,8 +241,8 @@ static agl_status check_parallel(const agl_cli_options *options, agl_error *err)
     uint32_t ranks = options->engine.tensor_parallel_size;
     if (ranks > 1)
         return agl_fail(err, AGL_ERR_UNSUPPORTED,
-                        "tensor parallel size %u needs %u GPUs; this build runs on the CPU: use --tensor-parallel-size 1",
-                        ranks, ranks);
+                        "tensor parallel size %u: this build runs on one device: use --tensor-parallel-size 1",
+                        ranks);
     if (options->pipeline_parallel_size > 1)
         return agl_fail(err, AGL_ERR_UNSUPPORTED, "pipeline parallel size %u is not built in: use 1",
                         options->pipeline_parallel_size);

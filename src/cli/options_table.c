@@ -106,8 +106,8 @@ static const agl_flag FLAGS[] = {
 
     /* ---- memory and scheduling ---- */
     { .name = "device", .kind = AGL_FLAG_TEXT, .commands = LOAD, .offset = AT(engine.device),
-      .group = "Device, memory, scheduling", .value = "NAME", .choices = "auto cpu cuda", .shown_default = "auto",
-      .help = "where the model runs" },
+      .group = "Device, memory, scheduling", .value = "NAME", .shown_default = "auto",
+      .help = "where the model runs: cpu, cuda or cuda:N; auto is cuda if there is a GPU" },
     { .name = "threads", .aliases = "-t", .kind = AGL_FLAG_U32, .commands = LOAD, .offset = AT(engine.threads),
       .group = "Device, memory, scheduling", .value = "COUNT", .zero_word = "auto", .min = 1, .max = 1024,
       .shown_default = "all CPUs", .help = "CPU threads of the model" },
@@ -137,7 +137,8 @@ static const agl_flag FLAGS[] = {
       .max = 65536, .shown_default = "256; on a CPU 64", .help = "sequences decoded at once" },
     { .name = "max-num-batched-tokens", .kind = AGL_FLAG_U32, .commands = LOAD,
       .offset = AT(engine.max_num_batched_tokens), .group = "Device, memory, scheduling", .value = "TOKENS",
-      .zero_word = "auto", .min = 1, .max = 16777216, .shown_default = "auto", .help = "of one step" },
+      .zero_word = "auto", .min = 1, .max = 16777216,
+      .shown_default = "2048, from 60 GiB on 8192; on a CPU 512", .help = "of one step" },
     { .name = "max-queued-requests", .kind = AGL_FLAG_U32, .commands = SERVE, .offset = AT(engine.max_queued),
       .group = "Device, memory, scheduling", .value = "COUNT", .min = 1, .max = 1e6, .shown_default = "1024",
       .help = "waiting requests before the answer is 429" },

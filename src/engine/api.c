@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "engine/device.h"
 #include "engine/engine.h"
 #include "engine/generation.h"
 #include "model/checkpoint.h"
@@ -36,10 +37,6 @@ static agl_status refuse_unbuilt(const agl_engine_options *options, agl_error *e
 {
     if (options->model == NULL || options->model[0] == '\0') {
         return agl_fail(err, AGL_ERR_ARGUMENT, "no model is given");
-    }
-    const char *device = options->device;
-    if (device != NULL && strcmp(device, "auto") != 0 && strcmp(device, "cpu") != 0) {
-        return agl_fail(err, AGL_ERR_UNSUPPORTED, "device %s: this build has only cpu", device);
     }
     if (options->tensor_parallel_size > 1) {
         return agl_fail(err, AGL_ERR_UNSUPPORTED,
@@ -218,9 +215,11 @@ static agl_status build(agl_engine *engine, const agl_engine_options *options, a
     report(options, "checkpoint", 0.0);
     AGL_TRY(open_checkpoint(engine, options, err));
     report(options, "checkpoint", 1.0);
-    agl_backend_options backend = {.threads = options->threads};
-    AGL_TRY(agl_backend_cpu_create(&engine->backend, &backend, err));
+    report(options, "device", 0.0);
+    AGL_TRY(agl_device_open(&engine->backend, options, &engine->config, err));
     AGL_TRY(agl_memory_plan_make(&engine->memory, options, &engine->config, engine->backend, err));
+    AGL_TRY(engine->backend->ops->workspace_reserve(engine->backend, &engine->memory.limits, err));
+    report(options, "device", 1.0);
     set_rules(engine, options);
     agl_model_options model = agl_memory_plan_model(&engine->memory, options, engine->root);
     AGL_TRY(agl_model_create(&engine->model, &engine->config, engine->backend, &model, err));

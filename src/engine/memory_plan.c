@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/memory_plan.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "engine/engine.h"
@@ -11,10 +12,18 @@
 #define DEFAULT_SEQUENCES_CPU 64
 #define DEFAULT_SEQUENCES_GPU 256
 #define DEFAULT_ROWS_CPU 512
+/* A screenshot turn is 5000 rows: one step where 130 MB more of scratch are nothing. Latency of
+ * others does not suffer, the scheduler cuts prompts by measured time. */
 #define DEFAULT_ROWS_GPU 2048
+#define DEFAULT_ROWS_LARGE_GPU 8192
+#define LARGE_GPU_BYTES (60ull << 30)
 #define DEFAULT_KV_BYTES_CPU (4ull << 30)
 #define DEFAULT_ENCODER_BYTES (256ull << 20)
+/* Blocks of device memory are rounded to 2 MiB, the driver loads code with its first use, and a
+ * recorded step takes some MiB. */
+#define RESERVE_BYTES_GPU (256ull << 20)
 #define ENCODER_IMAGES_MAX 16       /* more rows than this many largest images are not reserved */
+#define STEP_ROW_BYTES 64           /* of a step's inputs, over what a row needs        */
 #define MAX_SEQUENCES 4096
 #define MAX_ROWS (1u << 20)
 
@@ -48,6 +57,13 @@ static agl_status parse_dtype(agl_dtype *out, const char *name, const char *flag
                     "%s %s is not supported: use auto, float32, bfloat16 or float16", flag, name);
 }
 
+agl_status agl_memory_plan_activation(agl_dtype *out, const agl_engine_options *options,
+                                      const agl_config *config, agl_error *err)
+{
+    agl_dtype automatic = config->dtype == AGL_F16 ? AGL_F16 : AGL_BF16;
+    return parse_dtype(out, options->dtype, "--dtype", automatic, err);
+}
+
 static uint32_t or_default(uint32_t value, uint32_t fallback)
 {
     return value != 0 ? value : fallback;
@@ -70,8 +86,9 @@ static agl_status plan_limits(agl_memory_plan *plan, const agl_engine_options *o
     }
     plan->max_sequences = or_default(options->max_num_seqs,
                                      cpu ? DEFAULT_SEQUENCES_CPU : DEFAULT_SEQUENCES_GPU);
-    plan->max_rows = or_default(options->max_num_batched_tokens,
-                                cpu ? DEFAULT_ROWS_CPU : DEFAULT_ROWS_GPU);
+    uint32_t rows_gpu = backend->memory_total >= LARGE_GPU_BYTES ? DEFAULT_ROWS_LARGE_GPU
+                                                                 : DEFAULT_ROWS_GPU;
+    plan->max_rows = or_default(options->max_num_batched_tokens, cpu ? DEFAULT_ROWS_CPU : rows_gpu);
     if (plan->max_sequences > MAX_SEQUENCES) {
         return agl_fail(err, AGL_ERR_ARGUMENT, "--max-num-seqs %u is over the maximum of %d",
                         plan->max_sequences, MAX_SEQUENCES);
@@ -143,6 +160,58 @@ static agl_status plan_vision(agl_memory_plan *plan, const agl_engine_options *o
     return AGL_OK;
 }
 
+static uint64_t pages_for(uint64_t tokens, uint32_t page_tokens)
+{
+    return (tokens + page_tokens - 1) / page_tokens;
+}
+
+static uint64_t window_of(const agl_memory_plan *plan, const agl_config *config)
+{
+    return plan->max_model_len != 0 ? plan->max_model_len : (uint64_t)config->text.max_positions;
+}
+
+/* A backend that only describes hardware has no operations to ask. */
+static void plan_workspace(agl_memory_plan *plan, const agl_config *config,
+                           const agl_backend *backend)
+{
+    agl_model_options model = agl_memory_plan_model(plan, &(agl_engine_options){0}, NULL);
+    plan->limits = (agl_backend_limits){
+        .rows_max = model.rows_max,
+        .sequences_max = plan->max_sequences,
+        .logit_rows_max = plan->max_logit_rows,
+        .patches_max = plan->patches_max,
+        .context_max = (int64_t)window_of(plan, config),
+        .heads = config->text.heads,
+        .kv_heads = config->text.kv_heads,
+        .head_dim = config->text.head_dim,
+        .vision_heads = config->has_vision ? config->vision.heads : 0,
+        .vocab = config->text.vocab,
+    };
+    if (backend->ops != NULL) {
+        plan->workspace_bytes = backend->ops->workspace_bytes(backend, &plan->limits);
+    }
+    if (is_cpu(backend)) return;
+    plan->input_bytes = plan->max_sequences * pages_for(window_of(plan, config), plan->page_tokens) *
+                            sizeof(int32_t) + (uint64_t)plan->max_rows * STEP_ROW_BYTES;
+    plan->workspace_bytes += RESERVE_BYTES_GPU;
+}
+
+uint64_t agl_memory_plan_fixed(const agl_memory_plan *plan)
+{
+    return plan->model.weight_bytes + plan->model.activation_bytes + plan->model.vision_bytes +
+           plan->encoder_bytes + plan->pixel_bytes_max + plan->input_bytes + plan->workspace_bytes;
+}
+
+static agl_status not_free(const agl_memory_plan *plan, const agl_backend *backend, agl_error *err)
+{
+    return agl_fail(err, AGL_ERR_MEMORY,
+                    "--gpu-memory-utilization of %s is %.2f GiB, but %.2f of its %.2f GiB are free: "
+                    "stop what else uses the GPU, or set it to %.2f at most",
+                    backend->description, (double)plan->budget_bytes / GIB,
+                    (double)backend->memory_free / GIB, (double)backend->memory_total / GIB,
+                    floor(100.0 * (double)backend->memory_free / (double)backend->memory_total) / 100.0);
+}
+
 static agl_status no_room(const agl_memory_plan *plan, uint64_t fixed, const agl_engine_options *options,
                           const agl_backend *backend, agl_error *err)
 {
@@ -150,27 +219,24 @@ static agl_status no_room(const agl_memory_plan *plan, uint64_t fixed, const agl
                                                      : DEFAULT_UTILIZATION;
     return agl_fail(err, AGL_ERR_MEMORY,
                     "the model needs %.2f GiB (weights %.2f, activations %.2f, vision %.2f, encoder "
-                    "cache %.2f) before any KV cache, but %.2f of %.2f GiB of %s is %.2f GiB: use "
+                    "cache %.2f, workspace %.2f) before any KV cache, but %.2f of %.2f GiB of %s is %.2f GiB: use "
                     "--quantization, --tensor-parallel-size 2, a smaller --max-num-batched-tokens or "
                     "a larger --gpu-memory-utilization", (double)fixed / GIB,
                     (double)plan->model.weight_bytes / GIB,
                     (double)plan->model.activation_bytes / GIB,
-                    (double)plan->model.vision_bytes / GIB, (double)plan->encoder_bytes / GIB, share,
+                    (double)plan->model.vision_bytes / GIB, (double)plan->encoder_bytes / GIB,
+                    (double)(plan->workspace_bytes + plan->input_bytes) / GIB, share,
                     (double)backend->memory_total / GIB, backend->description,
                     (double)plan->budget_bytes / GIB);
-}
-
-static uint64_t pages_for(uint64_t tokens, uint32_t page_tokens)
-{
-    return (tokens + page_tokens - 1) / page_tokens;
 }
 
 agl_status agl_memory_plan_fit(agl_memory_plan *plan, const agl_engine_options *options,
                                const agl_config *config, const agl_backend *backend, agl_error *err)
 {
-    const agl_model_plan *model = &plan->model;
-    uint64_t fixed = model->weight_bytes + model->activation_bytes + model->vision_bytes +
-                     plan->encoder_bytes + plan->pixel_bytes_max;
+    uint64_t fixed = agl_memory_plan_fixed(plan);
+    if (backend->memory_free != 0 && plan->budget_bytes > backend->memory_free) {
+        return not_free(plan, backend, err);
+    }
     if (fixed >= plan->budget_bytes) return no_room(plan, fixed, options, backend, err);
     uint64_t left = plan->budget_bytes - fixed;
     uint64_t bytes = options->kv_cache_bytes;
@@ -182,8 +248,7 @@ agl_status agl_memory_plan_fit(agl_memory_plan *plan, const agl_engine_options *
                         (double)plan->budget_bytes / GIB);
     }
     plan->page_bytes = agl_model_kv_bytes_per_token(config, plan->kv_dtype) * plan->page_tokens;
-    uint64_t window = plan->max_model_len != 0 ? plan->max_model_len
-                                               : (uint64_t)config->text.max_positions;
+    uint64_t window = window_of(plan, config);
     if (bytes == 0) {
         bytes = left;
         if (is_cpu(backend) && bytes > DEFAULT_KV_BYTES_CPU) bytes = DEFAULT_KV_BYTES_CPU;
@@ -238,7 +303,8 @@ agl_status agl_memory_plan_size(agl_memory_plan *out, const agl_engine_options *
         return agl_fail(err, AGL_ERR_ARGUMENT, "--gpu-memory-utilization %g must be in (0, 1]",
                         options->memory_utilization);
     }
-    AGL_TRY(parse_dtype(&out->weight_dtype, options->dtype, "--dtype", AGL_DTYPE_COUNT, err));
+    agl_dtype stored = is_cpu(backend) ? AGL_DTYPE_COUNT : backend->activation;
+    AGL_TRY(parse_dtype(&out->weight_dtype, options->dtype, "--dtype", stored, err));
     AGL_TRY(parse_dtype(&out->kv_dtype, options->kv_cache_dtype, "--kv-cache-dtype",
                         backend->activation, err));
     AGL_TRY(plan_limits(out, options, config, backend, err));
@@ -246,6 +312,7 @@ agl_status agl_memory_plan_size(agl_memory_plan *out, const agl_engine_options *
     agl_model_options model = agl_memory_plan_model(out, options, NULL);
     agl_status status = agl_model_plan_make(&out->model, config, &model, backend);
     if (status != AGL_OK) return agl_fail(err, status, "the model's memory cannot be planned");
+    plan_workspace(out, config, backend);
     out->budget_bytes = (uint64_t)((double)backend->memory_total * share);
     return AGL_OK;
 }

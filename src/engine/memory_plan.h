@@ -3,8 +3,9 @@
  * memory_plan.h - where every byte goes, decided before anything is loaded.
  *
  *     budget = memory_total * memory_utilization
- *     weights | activations | vision scratch | encoder cache | KV pages = the rest
+ *     weights | activations | vision scratch | encoder cache | step inputs | workspace | KV pages = the rest
  *
+ * On a GPU the budget must be free when the plan is made, and a reserve is kept beside it all.
  * What cannot fit is refused with the numbers and the flag that would help. */
 #ifndef AGL_ENGINE_MEMORY_PLAN_H
 #define AGL_ENGINE_MEMORY_PLAN_H
@@ -14,7 +15,7 @@
 #include "model/model.h"
 
 typedef struct {
-    agl_dtype weight_dtype;     /* AGL_DTYPE_COUNT: as stored                       */
+    agl_dtype weight_dtype;     /* CPU: AGL_DTYPE_COUNT, as stored; CUDA: activations' */
     agl_dtype kv_dtype;
     uint32_t max_model_len, max_sequences, max_rows, max_logit_rows, prompt_logit_rows;
     uint32_t page_tokens, page_count;
@@ -24,8 +25,16 @@ typedef struct {
     int64_t encoder_rows;
     size_t pixel_bytes_max;     /* of one resized image                             */
     agl_model_plan model;
-    uint64_t encoder_bytes, kv_bytes, budget_bytes;
+    agl_backend_limits limits;  /* of the backend's workspace                       */
+    uint64_t encoder_bytes, input_bytes, workspace_bytes, kv_bytes, budget_bytes;
 } agl_memory_plan;
+
+/* What a GPU computes in: --dtype, and for auto float16 if the checkpoint is, else bfloat16. */
+agl_status agl_memory_plan_activation(agl_dtype *out, const agl_engine_options *options,
+                                      const agl_config *config, agl_error *err);
+
+/* Bytes that are taken before the first KV page. */
+uint64_t agl_memory_plan_fixed(const agl_memory_plan *plan);
 
 /* What is needed besides KV pages, and the budget. Nothing is refused for want of memory. */
 agl_status agl_memory_plan_size(agl_memory_plan *out, const agl_engine_options *options,

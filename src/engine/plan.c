@@ -3,7 +3,6 @@
  * plan.c - agl_plan_make: the memory plan of an engine that is not created, and the counts
  * that rooflines are made of. The backend is a description only: it never gets work. */
 #include <assert.h>
-#include <string.h>
 
 #include "engine/engine.h"
 #include "media/image.h"
@@ -113,12 +112,11 @@ static void settle_weights(agl_plan *out, agl_memory_plan *plan, const agl_plan_
 
 static void report(agl_plan *out, const agl_memory_plan *plan, uint64_t memory_bytes)
 {
-    uint64_t fixed = plan->model.weight_bytes + plan->model.activation_bytes + plan->model.vision_bytes +
-                     plan->encoder_bytes + plan->pixel_bytes_max;
+    uint64_t fixed = agl_memory_plan_fixed(plan);
     out->memory_bytes = memory_bytes;
     out->budget_bytes = plan->budget_bytes;
     out->weight_bytes = plan->model.weight_bytes;
-    out->activation_bytes = plan->model.activation_bytes;
+    out->activation_bytes = plan->model.activation_bytes + plan->input_bytes + plan->workspace_bytes;
     out->vision_bytes = plan->model.vision_bytes + plan->pixel_bytes_max;
     out->encoder_bytes = plan->encoder_bytes;
     out->kv_room_bytes = plan->budget_bytes > fixed ? plan->budget_bytes - fixed : 0;
@@ -131,7 +129,7 @@ static void report(agl_plan *out, const agl_memory_plan *plan, uint64_t memory_b
 
 static const char *not_built(const agl_plan_options *hardware, uint32_t count)
 {
-    if (hardware->gpu) return "this build runs on the CPU only";
+    if (hardware->gpu && !agl_backend_cuda_built()) return "this build runs on the CPU only";
     if (count > 1) return "this build runs on one device";
     if (hardware->layer_bits > 0 || hardware->lm_head_bits > 0) return "this build has no packed weights";
     return NULL;
@@ -149,8 +147,9 @@ agl_status agl_plan_make(agl_plan *out, const agl_engine_options *options, const
     AGL_TRY(agl_checkpoint_resolve(root, sizeof root, options->model, err));
     AGL_TRY(agl_config_load(&config, root, err));
     uint32_t count = hardware->count > 0 ? hardware->count : 1;
-    agl_dtype half = options->dtype != NULL && strcmp(options->dtype, "float16") == 0 ? AGL_F16 : AGL_BF16;
-    agl_backend backend = {.activation = hardware->gpu ? half : AGL_F32,
+    agl_dtype activation = AGL_F32;
+    if (hardware->gpu) AGL_TRY(agl_memory_plan_activation(&activation, options, &config, err));
+    agl_backend backend = {.activation = activation, .description = "the device",
                            .kind = hardware->gpu ? AGL_BACKEND_CUDA : AGL_BACKEND_CPU, .memory_total = hardware->memory_bytes};
     AGL_TRY(agl_memory_plan_size(&plan, options, &config, &backend, err));
     agl_model_options model = agl_memory_plan_model(&plan, options, NULL);

@@ -16,6 +16,11 @@
 
 /* ---- devices ----------------------------------------------------------------- */
 
+bool agl_backend_cuda_built(void)
+{
+    return true;
+}
+
 /* A driver too old for the runtime inside this program, none at all, or no device. */
 static void say_why(char *why, size_t why_bytes, cudaError_t error)
 {
@@ -35,7 +40,7 @@ static void say_why(char *why, size_t why_bytes, cudaError_t error)
     }
 }
 
-extern "C" int agl_backend_cuda_count(char *why, size_t why_bytes)
+int agl_backend_cuda_count(char *why, size_t why_bytes)
 {
     int count = 0;
     cudaError_t error = cudaGetDeviceCount(&count);
@@ -192,7 +197,7 @@ static agl_status try_kernel(agl_cuda *cuda, agl_error *err)
     return status;
 }
 
-extern "C" agl_status agl_backend_cuda_create(agl_backend **out, const agl_backend_options *options,
+agl_status agl_backend_cuda_create(agl_backend **out, const agl_backend_options *options,
                                               agl_error *err)
 {
     *out = NULL;

@@ -124,7 +124,7 @@ static void verdicts_name_what_helps(void **state)
     row = row_of(gpu, "int4", (agl_engine_options){0});
     assert_int_equal(row.fit, AGL_FIT_NO);
     assert_string_equal(row.help, "--tensor-parallel-size 2");
-    gpu.memory_bytes = 24300000000;         /* room for weights and some ten thousand tokens */
+    gpu.memory_bytes = 25000000000;         /* room for weights and some ten thousand tokens */
     row = row_of(gpu, "bf16", (agl_engine_options){0});
     assert_int_equal(row.fit, AGL_FIT_TIGHT);
     assert_non_null(strstr(row.reason, "25480"));
