@@ -163,6 +163,12 @@ static bool creates(const agl_weight_loader *loader)
     return loader->backend != NULL && !loader->skip;
 }
 
+/* The CPU computes with what is in host memory; other backends copy it to a device. */
+static bool reads_in_place(const agl_weight_loader *loader)
+{
+    return loader->backend->kind == AGL_BACKEND_CPU;
+}
+
 void agl_weight_loader_deinit(agl_weight_loader *loader)
 {
     free(loader->pattern);
@@ -255,30 +261,34 @@ static void reorder_kernel(void *out, const void *in, agl_dtype dtype, int64_t r
     }
 }
 
-static agl_status part_from_file(agl_weight_loader *loader, const void **out,
-                                 const agl_linear_spec *spec, const agl_linear_part *part,
-                                 agl_error *err)
+/* Part `i` of the description. A device converts while it copies: it gets values as stored,
+ * all parts in the dtype of the first. */
+static agl_status part_from_file(agl_weight_loader *loader, agl_weight_desc *desc,
+                                 const agl_linear_spec *spec, int i, agl_error *err)
 {
+    const agl_linear_part *part = &spec->parts[i];
+    const void **out = &desc->parts[i].data;
     const agl_tensor *tensor;
     AGL_TRY(find_tensor(&tensor, loader, part->name, ".weight", part->rows, spec->in, err));
     if (!creates(loader)) return AGL_OK;
+    if (i == 0 && !reads_in_place(loader)) desc->dtype = tensor->dtype;
     bulk job = {.loader = loader,
                 .in = tensor->data,
                 .in_dtype = tensor->dtype,
-                .out_dtype = loader->dtype,
+                .out_dtype = desc->dtype,
                 .values = (size_t)(part->rows * spec->in)};
     *out = tensor->data;
-    if (tensor->dtype != loader->dtype) {
-        AGL_TRY(host_alloc(loader, &job.out, job.values * agl_dtype_bytes(loader->dtype), err));
+    if (tensor->dtype != desc->dtype) {
+        AGL_TRY(host_alloc(loader, &job.out, job.values * agl_dtype_bytes(desc->dtype), err));
         run_bulk(loader, convert_task, &job);
         *out = job.out;
-    } else {
+    } else if (reads_in_place(loader)) {
         run_bulk(loader, touch_task, &job);
     }
     if (spec->kernel > 0) {
         void *reordered;
-        AGL_TRY(host_alloc(loader, &reordered, job.values * agl_dtype_bytes(loader->dtype), err));
-        reorder_kernel(reordered, *out, loader->dtype, part->rows,
+        AGL_TRY(host_alloc(loader, &reordered, job.values * agl_dtype_bytes(desc->dtype), err));
+        reorder_kernel(reordered, *out, desc->dtype, part->rows,
                        spec->in / (spec->kernel * spec->kernel), spec->kernel);
         *out = reordered;
     }
@@ -333,7 +343,7 @@ agl_status agl_weight_loader_linear(agl_weight_loader *loader, agl_weight **out,
         const agl_linear_part *part = &spec->parts[i];
         desc.parts[i].rows = part->rows;
         if (loader->map != NULL) {
-            AGL_TRY(part_from_file(loader, &desc.parts[i].data, spec, part, err));
+            AGL_TRY(part_from_file(loader, &desc, spec, i, err));
         } else if (creates(loader)) {
             AGL_TRY(part_random(loader, &desc.parts[i].data, part->rows, spec->in, err));
         }
@@ -346,6 +356,10 @@ agl_status agl_weight_loader_linear(agl_weight_loader *loader, agl_weight **out,
     }
     if (!creates(loader)) return AGL_OK;
     AGL_TRY(loader->backend->ops->weight_create(loader->backend, out, &desc, err));
+    if (!reads_in_place(loader)) {
+        agl_host_blocks_free(loader->blocks);   /* of this weight: it has its own copy */
+        loader->blocks = NULL;
+    }
     report_progress(loader);
     return AGL_OK;
 }
