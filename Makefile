@@ -151,6 +151,10 @@ $(BUILD)/emulated/check_emulator.o: tests/kernel/check_emulator.cu
 $(BUILD)/tests/emulated/check_emulator: $(BUILD)/emulated/check_emulator.o $(EMU_OBJ)
 	@mkdir -p $(@D)
 	$(EMU_LINK)
+$(BUILD)/emulated/libcublasLt.so.13: $(EMU)/cublaslt.cc
+	@mkdir -p $(@D)
+	$(call say,CXX,$<) $(CXX) $(EMU_FLAGS) -MMD -MP -MF $@.d -shared -o $@ $<
+$(EMU_CHECK): | $(BUILD)/emulated/libcublasLt.so.13
 $(EMU_CHECK): $(BUILD)/tests/emulated/%: $(BUILD)/tests/kernel/%.o $(BUILD)/tests/support/test_cuda.o \
               $(BUILD)/tests/support/test_kernel.o $(EMU_CUDA) $(EMU_OBJ) $(BUILD)/libagl.a
 	@mkdir -p $(@D)

@@ -105,6 +105,8 @@ typedef struct cudaFuncAttributes {
     int maxThreadsPerBlock, numRegs, ptxVersion, binaryVersion;
 } cudaFuncAttributes;
 
+typedef enum cudaDataType { CUDA_R_32F = 0, CUDA_R_64F = 1, CUDA_R_16F = 2, CUDA_R_16BF = 14 } cudaDataType_t;
+
 typedef struct uint3 { unsigned x, y, z; } uint3;
 typedef struct int3 { int x, y, z; } int3;
 typedef struct dim3 {
