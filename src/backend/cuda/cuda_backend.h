@@ -110,6 +110,9 @@ void agl_cuda_sampler_destroy(agl_cuda_sampler *sampler);       /* NULL is allow
  * pinned memory to the callers' structs. Nothing pending, no sampler: does nothing. */
 void agl_cuda_sample_finish(agl_stream *stream);
 
+/* Device [rows]: the tokens of the latest sample call, until the next one. */
+const int32_t *agl_cuda_sampled_tokens(const agl_backend *backend);
+
 #ifdef __cplusplus
 }
 #endif

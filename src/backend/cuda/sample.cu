@@ -13,7 +13,7 @@
  * Bound     latency of a few passes over logits that are still in the L2.
  * Grid      sample_best, sample_masses: slices x rows; sample_choose, sample_report: a block a row.
  * Numerics  masses are integers, so sums have no order: the same row, parameters and `random`
- *           give the same token in every batch. docs/KERNELS.md, "sample", says when it can
+ *           give the same token in every batch. docs/KERNELS.md, "CUDA: sampling", says when it can
  *           differ from the portable one's.
  *
  * A call is cut into groups of rows when its lists, masks or alternatives exceed the block. All
@@ -98,6 +98,13 @@ extern "C" uint64_t agl_cuda_sample_bytes(const agl_cuda *cuda, const agl_backen
 {
     (void)cuda;
     return layout_of(limits).end;
+}
+
+extern "C" const int32_t *agl_cuda_sampled_tokens(const agl_backend *backend)
+{
+    const agl_cuda *cuda = (const agl_cuda *)backend;
+    return (const int32_t *)((const unsigned char *)cuda->sample_space.data +
+                             cuda->sampler->layout.tokens);
 }
 
 /* ---- the sampler ------------------------------------------------------------- */
