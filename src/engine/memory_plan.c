@@ -307,6 +307,11 @@ agl_status agl_memory_plan_size(agl_memory_plan *out, const agl_engine_options *
     AGL_TRY(parse_dtype(&out->weight_dtype, options->dtype, "--dtype", stored, err));
     AGL_TRY(parse_dtype(&out->kv_dtype, options->kv_cache_dtype, "--kv-cache-dtype",
                         backend->activation, err));
+    if (!is_cpu(backend) && out->kv_dtype != backend->activation) {
+        return agl_fail(err, AGL_ERR_UNSUPPORTED,
+                        "--kv-cache-dtype %s: on a GPU keys and values have the model's dtype, %s",
+                        agl_dtype_name(out->kv_dtype), agl_dtype_name(backend->activation));
+    }
     AGL_TRY(plan_limits(out, options, config, backend, err));
     AGL_TRY(plan_vision(out, options, config, backend, err));
     agl_model_options model = agl_memory_plan_model(out, options, NULL);

@@ -56,8 +56,10 @@ typedef struct {
 /* A linear layer on the device: [out, in] row-major in the activation dtype. */
 typedef struct {
     agl_weight base;
-    void *data;                         /* [out, in]                                         */
+    void *data;                         /* [out, in], 256-byte aligned                       */
     float *bias;                        /* [out]; NULL: none                                 */
+    void *bias_rounded;                 /* [out] in the activation dtype, for products.cu;   */
+                                        /* NULL: no bias, or activations are F32             */
 } agl_cuda_weight;
 
 static inline agl_cuda *agl_cuda_of(const agl_stream *stream)

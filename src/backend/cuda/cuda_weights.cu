@@ -159,7 +159,12 @@ static agl_status fill_bias(agl_cuda *cuda, agl_cuda_weight *weight, const agl_w
     }
     agl_status status = agl_cuda_upload(cuda->filling, weight->bias, values, bytes);
     free(values);
-    return status;
+    if (status != AGL_OK || cuda->base.activation == AGL_F32) return status;
+    AGL_TRY(agl_cuda_alloc(&cuda->base, &weight->bias_rounded,
+                           (size_t)weight->base.out * agl_dtype_bytes(cuda->base.activation),
+                           AGL_MEMORY_WEIGHTS, err));
+    return agl_cuda_convert(cuda->filling, weight->bias_rounded, weight->bias, AGL_F32,
+                            weight->base.out);
 }
 
 static agl_status fill_weight(agl_cuda *cuda, agl_cuda_weight *weight, const agl_weight_desc *desc,
@@ -219,5 +224,6 @@ void agl_cuda_weight_destroy(agl_backend *backend, agl_weight *weight)
     agl_cuda_weight *old = (agl_cuda_weight *)weight;
     agl_cuda_free(backend, old->data);
     agl_cuda_free(backend, old->bias);
+    agl_cuda_free(backend, old->bias_rounded);
     free(old);
 }
