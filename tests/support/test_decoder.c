@@ -9,7 +9,8 @@
 
 #include <cmocka.h>
 
-#define ROWS_MAX 1024
+#define ROWS_MAX TEST_TOKENS_MAX
+#define SEQUENCES_MAX 64
 
 static void expect_ok(agl_status status, const agl_error *err)
 {
@@ -22,6 +23,52 @@ static void set_default(int64_t *value, int64_t preset)
     if (*value == 0) *value = preset;
 }
 
+static size_t value_bytes(const test_decoder *decoder)
+{
+    return agl_dtype_bytes(decoder->backend->activation);
+}
+
+static agl_backend *backend_open(const test_decoder_options *options)
+{
+    agl_backend_options machine = {.threads = options->threads != 0 ? options->threads : 1,
+                                   .isa_mask = options->isa_mask,
+                                   .activation = options->activation};
+    agl_backend *backend = NULL;
+    agl_error err = {0};
+    expect_ok(options->kind == AGL_BACKEND_CUDA ? agl_backend_cuda_create(&backend, &machine, &err)
+                                                : agl_backend_cpu_create(&backend, &machine, &err),
+              &err);
+    return backend;
+}
+
+static void workspace_reserve(test_decoder *decoder)
+{
+    const agl_text_config *text = &decoder->config.text;
+    const agl_vision_config *vision = &decoder->config.vision;
+    agl_backend_limits limits = {
+        .rows_max = decoder->options.rows_max, .sequences_max = SEQUENCES_MAX,
+        .logit_rows_max = decoder->options.logit_rows_max, .patches_max = decoder->options.patches_max,
+        .context_max = TEST_TOKENS_MAX, .heads = text->heads, .kv_heads = text->kv_heads,
+        .head_dim = text->head_dim, .vision_heads = vision->heads, .vocab = text->vocab};
+    agl_error err = {0};
+    expect_ok(decoder->backend->ops->workspace_reserve(decoder->backend, &limits, &err), &err);
+}
+
+/* NaN, so that a read of a slot nobody wrote shows. */
+static void *kv_alloc(test_decoder *decoder, size_t bytes)
+{
+    const agl_backend_ops *ops = decoder->backend->ops;
+    void *memory, *poison = malloc(bytes);
+    agl_error err = {0};
+    assert_non_null(poison);
+    memset(poison, 0xff, bytes);
+    expect_ok(ops->alloc(decoder->backend, &memory, bytes, AGL_MEMORY_KV, &err), &err);
+    expect_ok(ops->upload(decoder->stream, memory, poison, bytes), NULL);
+    expect_ok(ops->stream_wait(decoder->stream, &err), &err);
+    free(poison);
+    return memory;
+}
+
 void test_decoder_open(test_decoder *out, const char *dir, const test_decoder_options *options)
 {
     agl_error err = {0};
@@ -30,35 +77,31 @@ void test_decoder_open(test_decoder *out, const char *dir, const test_decoder_op
     set_default(&out->options.page_tokens, 16);
     set_default(&out->options.page_count, 128);
     set_default(&out->options.rows_max, 256);
+    set_default(&out->options.logit_rows_max, out->options.rows_max);
     set_default(&out->options.patches_max, 256);
     expect_ok(agl_config_load(&out->config, dir, &err), &err);
-    agl_backend_options machine = {.threads = options->threads != 0 ? options->threads : 1,
-                                   .isa_mask = options->isa_mask};
-    expect_ok(agl_backend_cpu_create(&out->backend, &machine, &err), &err);
+    out->backend = backend_open(options);
+    workspace_reserve(out);
     expect_ok(out->backend->ops->stream_create(out->backend, &out->stream, &err), &err);
     agl_model_options model = {.dir = dir,
                                .dtype = options->dtype,
                                .rows_max = out->options.rows_max,
-                               .logit_rows_max = out->options.rows_max,
+                               .logit_rows_max = out->options.logit_rows_max,
                                .patches_max = out->options.patches_max};
     expect_ok(agl_model_create(&out->model, &out->config, out->backend, &model, &err), &err);
 
     const agl_text_config *text = &out->config.text;
     size_t bytes = (size_t)(out->options.page_count * text->kv_heads * out->options.page_tokens *
                             text->head_dim) *
-                   sizeof(float);
+                   value_bytes(out);
     out->kv = calloc((size_t)text->layers, sizeof *out->kv);
     assert_non_null(out->kv);
     for (int64_t i = 0; i < text->layers; i++) {
         agl_kv_layer *layer = &out->kv[i];
-        *layer = (agl_kv_layer){.dtype = AGL_F32, .page_tokens = out->options.page_tokens,
+        *layer = (agl_kv_layer){.dtype = out->backend->activation, .page_tokens = out->options.page_tokens,
                                 .kv_heads = text->kv_heads, .head_dim = text->head_dim};
-        expect_ok(out->backend->ops->alloc(out->backend, &layer->k, bytes, AGL_MEMORY_KV, &err),
-                  &err);
-        expect_ok(out->backend->ops->alloc(out->backend, &layer->v, bytes, AGL_MEMORY_KV, &err),
-                  &err);
-        memset(layer->k, 0xff, bytes); /* NaN: a read of a slot nobody wrote shows */
-        memset(layer->v, 0xff, bytes);
+        layer->k = kv_alloc(out, bytes);
+        layer->v = kv_alloc(out, bytes);
     }
 }
 
@@ -73,6 +116,77 @@ void test_decoder_close(test_decoder *decoder)
     decoder->backend->ops->stream_destroy(decoder->stream);
     decoder->backend->ops->destroy(decoder->backend);
 }
+
+/* ---- device memory and back --------------------------------------------------- */
+
+static void *upload(test_decoder *decoder, const void *data, size_t bytes)
+{
+    const agl_backend_ops *ops = decoder->backend->ops;
+    void *memory;
+    agl_error err = {0};
+    expect_ok(ops->alloc(decoder->backend, &memory, bytes, AGL_MEMORY_STEP_INPUT, &err), &err);
+    expect_ok(ops->upload(decoder->stream, memory, data, bytes), NULL);
+    return memory;
+}
+
+static void download(test_decoder *decoder, void *out, const void *device, size_t bytes)
+{
+    agl_error err = {0};
+    expect_ok(decoder->backend->ops->download(decoder->stream, out, device, bytes), NULL);
+    expect_ok(decoder->backend->ops->stream_wait(decoder->stream, &err), &err);
+}
+
+/* NULL for NULL. */
+static void *upload_activations(test_decoder *decoder, const float *values, size_t count)
+{
+    agl_dtype dtype = decoder->backend->activation;
+    if (values == NULL || dtype == AGL_F32) {
+        return values != NULL ? upload(decoder, values, count * sizeof *values) : NULL;
+    }
+    uint16_t *converted = malloc(count * sizeof *converted);
+    assert_non_null(converted);
+    for (size_t i = 0; i < count; i++) {
+        converted[i] = dtype == AGL_BF16 ? agl_f32_to_bf16(values[i]) : agl_f32_to_f16(values[i]);
+    }
+    void *device = upload(decoder, converted, count * sizeof *converted);
+    agl_error err = {0};
+    expect_ok(decoder->backend->ops->stream_wait(decoder->stream, &err), &err);
+    free(converted);
+    return device;
+}
+
+static void from_activations(const test_decoder *decoder, float *out, const void *in, size_t count)
+{
+    agl_dtype dtype = decoder->backend->activation;
+    for (size_t i = 0; i < count; i++) {
+        if (dtype == AGL_F32) out[i] = ((const float *)in)[i];
+        else out[i] = dtype == AGL_BF16 ? agl_bf16_to_f32(((const uint16_t *)in)[i])
+                                        : agl_f16_to_f32(((const uint16_t *)in)[i]);
+    }
+}
+
+void test_decoder_image(test_decoder *decoder, const uint8_t *pixels, int64_t height,
+                        int64_t width, float *rows)
+{
+    const agl_backend_ops *ops = decoder->backend->ops;
+    int64_t side = decoder->config.vision.patch * decoder->config.vision.merge;
+    size_t values = (size_t)(height / side * (width / side) * decoder->config.text.hidden);
+    void *out, *host = malloc(values * value_bytes(decoder));
+    void *device = upload(decoder, pixels, (size_t)(height * width * 3));
+    agl_error err = {0};
+    assert_non_null(host);
+    expect_ok(ops->alloc(decoder->backend, &out, values * value_bytes(decoder), AGL_MEMORY_VISION,
+                         &err), &err);
+    expect_ok(agl_model_encode_image(decoder->model, decoder->stream, device, height, width, out),
+              NULL);
+    download(decoder, host, out, values * value_bytes(decoder));
+    from_activations(decoder, rows, host, values);
+    ops->free(decoder->backend, out);
+    ops->free(decoder->backend, device);
+    free(host);
+}
+
+/* ---- sequences ---------------------------------------------------------------- */
 
 static int32_t page_take(test_decoder *decoder)
 {
@@ -134,8 +248,8 @@ typedef struct {
     int32_t ids[ROWS_MAX], visual_rows[ROWS_MAX], positions[3][ROWS_MAX], logit_rows[ROWS_MAX];
     int32_t packed_positions[3 * ROWS_MAX];
     int64_t slots[ROWS_MAX];
-    agl_attention_sequence sequences[64];
-    int32_t page_tables[64 * TEST_PAGES_MAX];
+    agl_attention_sequence sequences[SEQUENCES_MAX];
+    int32_t page_tables[SEQUENCES_MAX * TEST_PAGES_MAX];
 } step_inputs;
 
 /* Rows of one sequence from `row` on; visual rows count from `visual_first`. */
@@ -192,24 +306,30 @@ void test_decoder_step(test_decoder *decoder, test_sequence *const *sequences, c
     for (size_t axis = 0; axis < 3; axis++) {
         memcpy(in->packed_positions + axis * total, in->positions[axis], total * sizeof(int32_t));
     }
+    void *visual_device = upload_activations(decoder, visual, visual_total * (size_t)text->hidden);
+    step_inputs *device = upload(decoder, in, sizeof *in);
     agl_batch batch = {.rows = (int64_t)total,
-                       .ids = in->ids,
-                       .visual_rows = visual != NULL ? in->visual_rows : NULL,
-                       .visual = visual,
-                       .positions = in->packed_positions,
-                       .slots = in->slots,
-                       .sequences = in->sequences,
+                       .ids = device->ids,
+                       .visual_rows = visual != NULL ? device->visual_rows : NULL,
+                       .visual = visual_device,
+                       .positions = device->packed_positions,
+                       .slots = device->slots,
+                       .sequences = device->sequences,
                        .sequence_count = (int64_t)count,
-                       .page_tables = in->page_tables,
+                       .page_tables = device->page_tables,
                        .context_max = (int64_t)context_max,
-                       .logit_rows = in->logit_rows,
+                       .logit_rows = device->logit_rows,
                        .logit_count = logits != NULL ? (int64_t)wanted : 0,
                        .kv = decoder->kv};
     float *result = NULL;
-    expect_ok(agl_model_decode(decoder->model, decoder->stream, &batch, &result), NULL);
     agl_error err = {0};
+    expect_ok(agl_model_decode(decoder->model, decoder->stream, &batch, &result), NULL);
     expect_ok(decoder->backend->ops->stream_wait(decoder->stream, &err), &err);
-    if (logits != NULL) memcpy(logits, result, wanted * (size_t)text->vocab * sizeof *logits);
+    if (logits != NULL) {
+        download(decoder, logits, result, wanted * (size_t)text->vocab * sizeof *logits);
+    }
+    decoder->backend->ops->free(decoder->backend, device);
+    decoder->backend->ops->free(decoder->backend, visual_device);
     free(visual);
     free(in);
 }

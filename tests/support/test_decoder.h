@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_decoder.h - a model on the CPU backend with a small paged KV cache, driven by
- * hand: what the engine does, without scheduler and sampling. Fails the running test
- * by cmocka assertions. */
+ * test_decoder.h - a model on a backend with a small paged KV cache, driven by hand: what
+ * the engine does, without scheduler and sampling. Everything that goes in and comes out is
+ * F32 in host memory. Fails the running test by cmocka assertions. */
 #ifndef TEST_DECODER_H
 #define TEST_DECODER_H
 
 #include "model/model.h"
 #include "model/positions.h"
 
-#define TEST_PAGES_MAX 64       /* of one sequence */
+#define TEST_TOKENS_MAX 8192    /* of one sequence */
+#define TEST_PAGES_MAX 512
 #define TEST_IMAGES_MAX 4
 
 typedef struct {
@@ -17,10 +18,13 @@ typedef struct {
     int64_t page_count;         /* [128], of the pool                          */
     bool scattered;             /* hand pages out in a mixed order             */
     int64_t rows_max;           /* [256]                                       */
+    int64_t logit_rows_max;     /* [rows_max]                                  */
     int64_t patches_max;        /* [256]                                       */
     agl_dtype dtype;            /* of the weights; F32 is 0: set AGL_DTYPE_COUNT for "as stored" */
     uint32_t threads;           /* [1]                                         */
     uint32_t isa_mask;          /* [0: all]                                    */
+    agl_backend_kind kind;      /* [CPU]                                       */
+    agl_dtype activation;       /* [F32]; CUDA only                            */
 } test_decoder_options;
 
 typedef struct {
@@ -34,7 +38,7 @@ typedef struct {
 } test_decoder;
 
 typedef struct {
-    int32_t ids[512];
+    int32_t ids[TEST_TOKENS_MAX];
     size_t count;               /* tokens so far                               */
     size_t cached;              /* of them in the pages                        */
     agl_image_span images[TEST_IMAGES_MAX];
@@ -45,6 +49,10 @@ typedef struct {
 
 void test_decoder_open(test_decoder *out, const char *dir, const test_decoder_options *options);
 void test_decoder_close(test_decoder *decoder);
+
+/* One image through the vision tower: pixels RGB [height, width, 3], rows [cells, hidden]. */
+void test_decoder_image(test_decoder *decoder, const uint8_t *pixels, int64_t height,
+                        int64_t width, float *rows);
 
 /* Start a sequence; runs of the configured image token become images of the given cells. */
 void test_sequence_init(test_sequence *out, test_decoder *decoder, const int32_t *ids, size_t count,
