@@ -30,6 +30,7 @@
 #define TILE_ROWS 128
 #define TILE_KEYS 64
 #define WARP_ROWS (TILE_ROWS / TILE_WARPS)
+#define FETCH_ROWS (TILE_THREADS / ROW_PIECES)
 #define KEY_STEPS (TILE_KEYS / 8)    /* n8 tiles of the scores                           */
 #define DIM_STEPS (ATTENTION_DIM / 8)
 #define SEGMENTS_MAX 16              /* of a launch                                      */
@@ -65,6 +66,9 @@ typedef struct {
     unsigned char q[TILE_ROWS * ROW_BYTES], k[TILE_KEYS * ROW_BYTES], v[TILE_KEYS * ROW_BYTES];
     uint32_t slots[2][TILE_KEYS];    /* paged: of this block of keys and the next        */
     tile_work work;                  /* here and not in registers, of which none is left */
+    /* Where a lane reads in a tile: rows, columns. Read again for every block of keys, or the compiler
+     * keeps all the addresses that follow from them, and spills. */
+    int lane_rows[WARP_LANES], lane_columns[WARP_LANES];
     int prefix[TILE_WARPS];
     int found_sequence, found_tile;
 } tile_shared;
@@ -75,7 +79,7 @@ template <typename T>
 static __device__ __forceinline__ void fetch_q(unsigned char *tile, const tile_work &work)
 {
     int piece = threadIdx.x % ROW_PIECES;
-    for (int row = threadIdx.x / ROW_PIECES; row < TILE_ROWS; row += TILE_THREADS / ROW_PIECES) {
+    for (int row = threadIdx.x / ROW_PIECES; row < TILE_ROWS; row += FETCH_ROWS) {
         bool valid = work.row_first + row < work.row_count;
         int flat = valid ? work.row_first + row : 0;
         int token = flat / work.ratio, head = flat - token * work.ratio;
@@ -90,14 +94,17 @@ static __device__ __forceinline__ void fetch_keys(unsigned char *tile, const voi
                                                   const tile_work &work, const uint32_t *slots,
                                                   int first)
 {
-    int piece = threadIdx.x % ROW_PIECES;
+    int piece = threadIdx.x % ROW_PIECES, row = threadIdx.x / ROW_PIECES;
+    int left = work.keys - first - row;
+    unsigned char *to = tile_piece(tile, row, piece);
+    const T *begin = (const T *)rows + piece * 8;
+    const T *from = PAGED ? begin : begin + (first + row) * work.key_stride;
+    int64_t stride = PAGED ? 0 : FETCH_ROWS * work.key_stride;
 #pragma unroll
-    for (int i = 0; i < TILE_KEYS * ROW_PIECES / TILE_THREADS; i++) {
-        int row = threadIdx.x / ROW_PIECES + i * (TILE_THREADS / ROW_PIECES);
-        bool valid = first + row < work.keys;
-        int64_t at = PAGED ? (int64_t)slots[row] * ATTENTION_DIM
-                           : (valid ? first + row : 0) * work.key_stride;
-        ptx_cp_async16_or_zero(tile_piece(tile, row, piece), (const T *)rows + at + piece * 8, valid);
+    for (int i = 0; i < TILE_KEYS; i += FETCH_ROWS) {
+        if (PAGED) from = begin + (int64_t)slots[row + i] * ATTENTION_DIM;
+        ptx_cp_async16_or_zero(to + i * ROW_BYTES, i < left ? from : begin, i < left);
+        from += stride;
     }
 }
 
@@ -113,7 +120,7 @@ template <typename T>
 static __device__ __forceinline__ void tile_scores(float s[2][KEY_STEPS][4], tile_shared *shared)
 {
     int lane = threadIdx.x % WARP_LANES, row = threadIdx.x / WARP_LANES * WARP_ROWS;
-    int lane_q = tile_lane_rows(lane), lane_k = tile_lane_columns(lane);
+    int lane_q = shared->lane_rows[lane], lane_k = shared->lane_columns[lane];
 #pragma unroll
     for (int i = 0; i < 2; i++) {
 #pragma unroll
@@ -157,8 +164,11 @@ static __device__ __forceinline__ void tile_mask(float s[2][KEY_STEPS][4], const
     }
 }
 
-/* Scores to weights; the state takes in the new maxima and sums. */
-static __device__ __forceinline__ void tile_weights(tile_state *state, float s[2][KEY_STEPS][4],
+/* Scores to weights, packed as a of p v; the state takes in the new maxima and sums. */
+template <typename T>
+static __device__ __forceinline__ void tile_weights(tile_state *state,
+                                                    uint32_t weights[2][KEY_STEPS][2],
+                                                    const float s[2][KEY_STEPS][4],
                                                     float scale_log2)
 {
 #pragma unroll
@@ -174,9 +184,10 @@ static __device__ __forceinline__ void tile_weights(tile_state *state, float s[2
         state->max[i][r % 2] = max;
 #pragma unroll
         for (int n = 0; n < KEY_STEPS; n++) {
-            s[i][n][c] = ptx_exp2(fmaf(s[i][n][c], scale_log2, shift));
-            s[i][n][c + 1] = ptx_exp2(fmaf(s[i][n][c + 1], scale_log2, shift));
-            sum += s[i][n][c] + s[i][n][c + 1];
+            float low = ptx_exp2(fmaf(s[i][n][c], scale_log2, shift));
+            float high = ptx_exp2(fmaf(s[i][n][c + 1], scale_log2, shift));
+            sum += low + high;
+            weights[i][n][r % 2] = pack_weights<T>(low, high);
         }
         state->sum[i][r % 2] = fmaf(state->sum[i][r % 2], keep, sum);
 #pragma unroll
@@ -188,19 +199,17 @@ static __device__ __forceinline__ void tile_weights(tile_state *state, float s[2
 }
 
 template <typename T>
-static __device__ __forceinline__ void tile_values(tile_state *state, float s[2][KEY_STEPS][4],
-                                                   tile_shared *shared)
+static __device__ __forceinline__ void tile_values(tile_state *state, tile_shared *shared,
+                                                   const uint32_t weights[2][KEY_STEPS][2])
 {
-    int lane_v = tile_lane_rows(threadIdx.x % WARP_LANES);
+    int lane_v = shared->lane_rows[threadIdx.x % WARP_LANES];
 #pragma unroll
     for (int k = 0; k < TILE_KEYS / 16; k++) {
         uint32_t a[2][4];
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            a[i][0] = pack_weights<T>(s[i][2 * k][0], s[i][2 * k][1]);
-            a[i][1] = pack_weights<T>(s[i][2 * k][2], s[i][2 * k][3]);
-            a[i][2] = pack_weights<T>(s[i][2 * k + 1][0], s[i][2 * k + 1][1]);
-            a[i][3] = pack_weights<T>(s[i][2 * k + 1][2], s[i][2 * k + 1][3]);
+#pragma unroll
+            for (int c = 0; c < 4; c++) a[i][c] = weights[i][2 * k + c / 2][c % 2];
         }
 #pragma unroll
         for (int n = 0; n < DIM_STEPS; n += 2) {
@@ -227,7 +236,7 @@ static __device__ __forceinline__ void tile_store(tile_state *state, tile_shared
         float sum = state->sum[i][r % 2];
         sum += __shfl_xor_sync(FULL_WARP, sum, 1);
         sum += __shfl_xor_sync(FULL_WARP, sum, 2);
-        float scale = 1.0f / sum;
+        float scale = __fdividef(1.0f, sum);
 #pragma unroll
         for (int n = 0; n < DIM_STEPS; n++) {
             unsigned char *piece = tile_piece(shared->q, row + r * 8 + lane / 4, n);
@@ -254,6 +263,10 @@ static __device__ __forceinline__ void tile_run(tile_shared *shared,
     int blocks = (work.keys + TILE_KEYS - 1) / TILE_KEYS;
     for (int r = 0; r < 4; r++) state.max[r / 2][r % 2] = -INFINITY;
     int key = min((int)threadIdx.x, work.keys - 1);
+    if (threadIdx.x < WARP_LANES) {
+        shared->lane_rows[threadIdx.x] = tile_lane_rows(threadIdx.x);
+        shared->lane_columns[threadIdx.x] = tile_lane_columns(threadIdx.x);
+    }
     bool has_slot = PAGED && threadIdx.x < TILE_KEYS;
     if (has_slot) shared->slots[0][threadIdx.x] = key_slot(*view, work.page_table, work.kv_head, key);
     if (PAGED) __syncthreads();
@@ -263,7 +276,7 @@ static __device__ __forceinline__ void tile_run(tile_shared *shared,
     for (int block = 0; block < blocks; block++) {
         int first = block * TILE_KEYS;
         float s[2][KEY_STEPS][4];
-        uint32_t next_slot = 0;
+        uint32_t weights[2][KEY_STEPS][2], next_slot = 0;
         ptx_cp_async_wait<0>();
         __syncthreads();                                     /* K is there, V is free     */
         fetch_keys<T, PAGED>(shared->v, work.v, work, shared->slots[block % 2], first);
@@ -282,8 +295,8 @@ static __device__ __forceinline__ void tile_run(tile_shared *shared,
         }
         ptx_cp_async_commit();
         if (first + TILE_KEYS > work.keys_all) tile_mask<PAGED>(s, work, first);
-        tile_weights(&state, s, scale_log2);
-        tile_values<T>(&state, s, shared);
+        tile_weights<T>(&state, weights, s, scale_log2);
+        tile_values<T>(&state, shared, weights);
     }
     tile_store<T>(&state, shared, work);
 }
