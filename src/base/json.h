@@ -9,7 +9,8 @@
 
 #include "base/status.h"
 
-/* Strict parse (RFC 8259, UTF-8 validated, depth <= 64, nothing after the value). `name` opens the message. */
+/* Strict parse (RFC 8259, UTF-8 validated, depth <= 64, nothing after the value). `name` opens
+ * the message. The escape of half a surrogate pair becomes U+FFFD. */
 agl_status agl_json_parse(struct json_object **out, const char *text, size_t bytes,
                           const char *name, agl_error *err);
 agl_status agl_json_load(struct json_object **out, const char *path, size_t limit_bytes,

@@ -176,6 +176,12 @@ static void test_json(void **state)
     static const char *const REFUSED[] = {
         "", "{", "{\"a\":1}x", "['a']", "[1,]", "{\"a\":1,}", "\"\xff\"", "nul", "[1] [2]", "{\"a\" 1}",
         "\x00", "// c\n1", "01", "[+1]", "\"\xc0\xaf\"", "\"\xed\xa0\x80\"", "\"0123456789abc\xf5\"",
+        /* What json-c itself would take. */
+        "{'a':1}", "{\"a\":1,'b':2}", "[NaN]", "{\"a\":Infinity}", "-Infinity", "[-NaN]", "[1.]", "[-1.e5]",
+        "[00]", "[-01.5]", "\"a\tb\"", "\"0123456789\n\"", "[\"\\\\\x1f\"]", "\"\\u12",
+        /* And more of what it refuses. */
+        "[.5]", "[1e]", "[1.5e+]", "[0x10]", "[1-2]", "[--1]", "/**/1", "{a:1}", "\f1", "[True]", "\"\\",
+        "\"\\x41\"", "[1 2]",
     };
     struct json_object *value;
     for (size_t i = 0; i < AGL_COUNT(REFUSED); i++) {
@@ -184,6 +190,15 @@ static void test_json(void **state)
         if (agl_json_parse(&value, REFUSED[i], bytes, "body", &err) == AGL_OK) fail_msg("accepted: %s", REFUSED[i]);
         assert_null(value);
         assert_ptr_equal(strstr(err.message, "body: "), err.message);
+    }
+    static const char *const TAKEN[] = {
+        "[0, -0, 0.5, -0.0e0, 10e-007, 1E+05, 1.25e00]", "[true, false, null]", "\"it's 'quoted' NaN\\n\\\"\"",
+        "\"\\\\\"", "\"0123456\\\"'\"", "\"\\ud83d\\ude00 \\ud800\"", "\"\x7f\xc2\x80 \xe4\xbd\xa0\"",
+    };
+    for (size_t i = 0; i < AGL_COUNT(TAKEN); i++) {
+        agl_error err = {0};
+        if (agl_json_parse(&value, TAKEN[i], strlen(TAKEN[i]), "body", &err) != AGL_OK) fail_msg("%s", err.message);
+        json_object_put(value);
     }
     char deep[400];
     memset(deep, '[', sizeof deep);
@@ -194,7 +209,7 @@ static void test_json(void **state)
     assert_int_equal(json_object_get_int64(value), 5000000);
     json_object_put(value);
 
-    const char *text = " {\"i\": 3, \"f\": 2.0, \"s\": \"x\", \"n\": null, \"b\": true, \"nan\": NaN} \n";
+    const char *text = " {\"i\": 3, \"f\": 2.0, \"s\": \"x\", \"n\": null, \"b\": true} \n";
     assert_int_equal(agl_json_parse(&value, text, strlen(text), "f.json", NULL), AGL_OK);
     int64_t i = 7;
     double d;
@@ -215,10 +230,6 @@ static void test_json(void **state)
     assert_int_equal(agl_json_get_int(&i, value, "n", 0, 5, false, "f.json", &err), AGL_OK);
     assert_int_equal(i, 9); /* null counts as absent */
     assert_int_equal(agl_json_get_double(&d, value, "f", 0, 5, true, "f.json", &err), AGL_OK);
-    /* json-c reads NaN as a number, as Python does; no range holds it. */
-    assert_int_equal(agl_json_get_double(&d, value, "nan", -1e300, 1e300, true, "f.json", &err),
-                     AGL_ERR_ARGUMENT);
-    assert_int_equal(agl_json_get_int(&i, value, "nan", 0, 5, true, "f.json", &err), AGL_ERR_FORMAT);
     assert_int_equal(agl_json_get_bool(&b, value, "b", true, "f.json", &err), AGL_OK);
     assert_true(b);
     assert_int_equal(agl_json_get_string(&s, value, "s", true, "f.json", &err), AGL_OK);
