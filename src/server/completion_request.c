@@ -111,8 +111,9 @@ agl_status agl_completion_request_parse(agl_call *call, agl_fields *fields,
                             call->prompt_count, sampling->n);
     }
     if (sampling->max_tokens == 0) {
-        /* An explicit 0 with echo asks to score the prompt alone. */
-        call->echo_only = call->echo && agl_field_present(fields, "max_tokens");
+        /* An explicit 0 asks to score the prompt alone, which makes sense with echo only. */
+        call->echo_only = agl_field_present(fields, "max_tokens");
+        if (call->echo_only && !call->echo) return agl_max_tokens_refuse(fields, "max_tokens", 0);
         sampling->max_tokens = call->echo_only ? 1 : DEFAULT_MAX_TOKENS;
         if (sampling->min_tokens > sampling->max_tokens) sampling->min_tokens = sampling->max_tokens;
     }

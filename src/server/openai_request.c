@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <inttypes.h>
 #include <limits.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -7,6 +6,7 @@
 
 #include "base/log.h"
 #include "server/call.h"
+#include "server/sampling_fields.h"
 
 #define MESSAGES_MAX 4096
 #define PARTS_MAX 4096
@@ -300,16 +300,18 @@ static agl_status parse_logprobs(agl_call *call, const agl_fields *fields)
     return AGL_OK;
 }
 
-/* max_completion_tokens wins over max_tokens, as in vLLM; 0 and null are no limit. */
+/* max_completion_tokens wins over max_tokens, as in vLLM; null is no limit. */
 static agl_status parse_max_tokens(agl_call *call, const agl_fields *fields)
 {
+    agl_sampling *sampling = &call->options.sampling;
     int64_t value = 0;
     AGL_TRY(agl_field_integer(fields, "max_completion_tokens", &value));
-    if (value < 0) {
-        return agl_api_fail(fields->err, AGL_ERR_ARGUMENT, "max_completion_tokens",
-                            "max_tokens must be at least 1, got %" PRId64 ".", value);
+    if (agl_field_present(fields, "max_completion_tokens")) {
+        if (value < 1) return agl_max_tokens_refuse(fields, "max_completion_tokens", value);
+        sampling->max_tokens = value > INT32_MAX ? INT32_MAX : (uint32_t)value;
+    } else if (agl_field_present(fields, "max_tokens") && sampling->max_tokens == 0) {
+        return agl_max_tokens_refuse(fields, "max_tokens", 0);
     }
-    if (value > 0) call->options.sampling.max_tokens = value > INT32_MAX ? INT32_MAX : (uint32_t)value;
     return AGL_OK;
 }
 

@@ -48,6 +48,12 @@ static agl_status parse_numbers(agl_sampling *sampling, const agl_fields *fields
     return AGL_OK;
 }
 
+agl_status agl_max_tokens_refuse(const agl_fields *fields, const char *key, int64_t value)
+{
+    return agl_api_fail(fields->err, AGL_ERR_ARGUMENT, key,
+                        "max_tokens must be at least 1, got %lld.", (long long)value);
+}
+
 static agl_status parse_integers(agl_sampling *sampling, const agl_fields *fields)
 {
     int64_t top_k = INT32_MIN, n = 1, max_tokens = 0, min_tokens = 0, seed = -1, best_of = 0;
@@ -71,10 +77,7 @@ static agl_status parse_integers(agl_sampling *sampling, const agl_fields *field
                             (long long)best_of);
     }
     AGL_TRY(agl_field_integer(fields, "max_tokens", &max_tokens));
-    if (max_tokens < 0) {
-        return agl_api_fail(fields->err, AGL_ERR_ARGUMENT, "max_tokens",
-                            "max_tokens must be at least 1, got %lld.", (long long)max_tokens);
-    }
+    if (max_tokens < 0) return agl_max_tokens_refuse(fields, "max_tokens", max_tokens);
     AGL_TRY(agl_field_integer(fields, "min_tokens", &min_tokens));
     if (min_tokens < 0 || min_tokens > TOKENS_MAX) {
         return agl_api_fail(fields->err, AGL_ERR_ARGUMENT, "min_tokens",

@@ -235,8 +235,8 @@ static void fields_reach_the_engine(void **state)
     assert_int_equal(test_fake()->max_pixels, 5000000);
     assert_true(test_fake()->chat.disable_thinking);
 
-    /* Absent and null are the model's defaults; so is a max_tokens of 0. */
-    json_object_put(post(CHAT, "{\"temperature\":null,\"stop\":null,\"max_tokens\":0,\"seed\":-1,"
+    /* Absent and null are the model's defaults. */
+    json_object_put(post(CHAT, "{\"temperature\":null,\"stop\":null,\"max_tokens\":null,\"seed\":-1,"
                          "\"chat_template_kwargs\":{\"enable_thinking\":true}," USER("[say:x]") "}"));
     assert_true(isnan(s->temperature) && isnan(s->top_p) && isnan(s->repetition_penalty));
     assert_int_equal(s->top_k, INT32_MIN);
@@ -353,6 +353,8 @@ static const struct {
     {CHAT, "{", 400, "invalid JSON"},
     {CHAT, "{" M ",}", 400, "invalid JSON"},
     {CHAT, "{messages:[]}", 400, "invalid JSON"},
+    {CHAT, "{'n':1," M "}", 400, "invalid JSON at byte 1: double quotes expected"},
+    {CHAT, "{\"n\":NaN," M "}", 400, "invalid JSON at byte 5: a value expected"},
     {CHAT, "{" M "} x", 400, "invalid JSON"},
     {CHAT, "[]", 400, "a JSON object is expected"},
     {CHAT, "\"x\"", 400, "a JSON object is expected"},
@@ -428,6 +430,9 @@ static const struct {
     {CHAT, "{" M ",\"max_tokens\":1.5}", 400, "max_tokens: Input should be a valid integer"},
     {CHAT, "{" M ",\"max_tokens\":\"9\"}", 400, "max_tokens: Input should be a valid integer"},
     {CHAT, "{" M ",\"max_completion_tokens\":-1}", 400, "max_tokens must be at least 1, got -1."},
+    {CHAT, "{" M ",\"max_tokens\":0}", 400, "max_tokens must be at least 1, got 0."},
+    {CHAT, "{" M ",\"max_completion_tokens\":0}", 400, "max_tokens must be at least 1, got 0."},
+    {TEXT, "{\"prompt\":\"x\",\"max_tokens\":0}", 400, "max_tokens must be at least 1, got 0."},
     {CHAT, "{" M ",\"min_tokens\":-1}", 400, "min_tokens must be greater than or equal to 0, got -1."},
     {CHAT, "{" M ",\"min_tokens\":9,\"max_tokens\":5}", 400, "min_tokens must be less than or equal to max_tokens=5, got 9."},
     {CHAT, "{" M ",\"seed\":\"x\"}", 400, "seed: Input should be a valid integer"},
