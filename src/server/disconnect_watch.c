@@ -15,11 +15,17 @@
 
 #define EVENTS_MAX 64
 
+/* libmicrohttpd polls edges and takes a short read for "no more to come": the end of a connection
+ * that arrives with the last bytes goes unseen until the idle time-out. What it has not closed
+ * after this long is shut down. */
+#define HANGUP_GRACE_NS 500000000u
+
 typedef struct {
     int socket;                 /* -1: free */
     uint32_t generation;        /* tells an old event from the slot's new owner */
     uint32_t next_free;
     uint64_t deadline_ns;
+    uint64_t hangup_ns;         /* when to close what the peer has left; 0: it has not */
     void (*gone)(void *user);   /* NULL: not armed */
     void *user;
 } entry;
@@ -40,10 +46,13 @@ static void handle(agl_watch *watch, uint64_t tag)
     uint32_t id = (uint32_t)tag;
     pthread_mutex_lock(&watch->mutex);
     entry *each = &watch->entries[id];
-    if (each->generation == (uint32_t)(tag >> 32) && each->gone != NULL) {
+    bool is_mine = each->generation == (uint32_t)(tag >> 32) && each->socket >= 0;
+    if (is_mine && each->gone != NULL) {
         void (*gone)(void *user) = each->gone;
         each->gone = NULL;
         gone(each->user);
+    } else if (is_mine) {
+        each->hangup_ns = agl_clock_ns() + HANGUP_GRACE_NS;
     }
     pthread_mutex_unlock(&watch->mutex);
 }
@@ -54,8 +63,10 @@ static void check_deadlines(agl_watch *watch)
     pthread_mutex_lock(&watch->mutex);
     for (uint32_t id = 1; id <= watch->options.connections_max; id++) {
         entry *each = &watch->entries[id];
-        if (each->socket < 0 || each->deadline_ns == 0 || each->deadline_ns > now_ns) continue;
-        each->deadline_ns = 0;
+        bool late = each->deadline_ns != 0 && each->deadline_ns <= now_ns;
+        bool left = each->hangup_ns != 0 && each->hangup_ns <= now_ns;
+        if (each->socket < 0 || !(late || left)) continue;
+        each->deadline_ns = each->hangup_ns = 0;
         shutdown(each->socket, SHUT_RDWR); /* the HTTP thread sees it and closes */
     }
     pthread_mutex_unlock(&watch->mutex);
@@ -132,6 +143,19 @@ void agl_watch_destroy(agl_watch *watch)
     free(watch);
 }
 
+/* Report the peer's end from now on, once: to `gone` if there is one. */
+static void expect_end(agl_watch *watch, agl_watch_id id, int operation)
+{
+    entry *each = &watch->entries[id];
+    each->generation++;
+    each->hangup_ns = 0;
+    struct epoll_event event = {
+        .events = EPOLLRDHUP | EPOLLONESHOT, /* errors and hang-ups are always reported */
+        .data.u64 = (uint64_t)each->generation << 32 | id,
+    };
+    epoll_ctl(watch->epoll, operation, each->socket, &event);
+}
+
 agl_watch_id agl_watch_open(agl_watch *watch, int socket)
 {
     pthread_mutex_lock(&watch->mutex);
@@ -139,16 +163,11 @@ agl_watch_id agl_watch_open(agl_watch *watch, int socket)
     if (id != 0) {
         entry *each = &watch->entries[id];
         watch->first_free = each->next_free;
-        *each = (entry){.socket = socket, .generation = each->generation + 1};
+        *each = (entry){.socket = socket, .generation = each->generation};
+        expect_end(watch, id, EPOLL_CTL_ADD);
     }
     pthread_mutex_unlock(&watch->mutex);
     return id;
-}
-
-static void disarm(agl_watch *watch, entry *each)
-{
-    each->gone = NULL;
-    epoll_ctl(watch->epoll, EPOLL_CTL_DEL, each->socket, NULL); /* fails if it was not armed */
 }
 
 void agl_watch_close(agl_watch *watch, agl_watch_id id)
@@ -156,7 +175,8 @@ void agl_watch_close(agl_watch *watch, agl_watch_id id)
     if (id == 0) return;
     pthread_mutex_lock(&watch->mutex);
     entry *each = &watch->entries[id];
-    disarm(watch, each);
+    epoll_ctl(watch->epoll, EPOLL_CTL_DEL, each->socket, NULL);
+    each->gone = NULL;
     each->socket = -1;
     each->generation++;
     each->next_free = watch->first_free;
@@ -177,15 +197,9 @@ void agl_watch_arm(agl_watch *watch, agl_watch_id id, void (*gone)(void *user), 
     if (id == 0) return;
     pthread_mutex_lock(&watch->mutex);
     entry *each = &watch->entries[id];
-    disarm(watch, each);
     each->gone = gone;
     each->user = user;
-    each->generation++;
-    struct epoll_event event = {
-        .events = EPOLLRDHUP | EPOLLONESHOT, /* errors and hang-ups are always reported */
-        .data.u64 = (uint64_t)each->generation << 32 | id,
-    };
-    epoll_ctl(watch->epoll, EPOLL_CTL_ADD, each->socket, &event);
+    expect_end(watch, id, EPOLL_CTL_MOD);
     pthread_mutex_unlock(&watch->mutex);
 }
 
@@ -193,6 +207,7 @@ void agl_watch_disarm(agl_watch *watch, agl_watch_id id)
 {
     if (id == 0) return;
     pthread_mutex_lock(&watch->mutex);
-    disarm(watch, &watch->entries[id]);
+    watch->entries[id].gone = NULL;
+    expect_end(watch, id, EPOLL_CTL_MOD);
     pthread_mutex_unlock(&watch->mutex);
 }

@@ -2,7 +2,7 @@
  *
  * disconnect_watch.h - one thread that notices what libmicrohttpd does not look at
  * while a connection is suspended: that the client has gone; and that a client
- * takes too long to send its request.
+ * takes too long to send its request, or has left without libmicrohttpd seeing it.
  *
  * An entry lives from the accept of a connection to just before its close, so
  * the descriptor is never a stranger's. Callbacks run on the watch thread with

@@ -92,19 +92,30 @@ static enum MHD_Result send_error(agl_exchange *exchange)
 
 /* ---- streams --------------------------------------------------------- */
 
+/* Ends a stream that nobody reads. libmicrohttpd frees a connection whose reader reports an error
+ * only when every older one is gone; one that it cannot write to it frees at once. */
+static ssize_t break_stream(const agl_exchange *exchange)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    if (info == NULL) return MHD_CONTENT_READER_END_WITH_ERROR;
+    shutdown(info->connect_fd, SHUT_RDWR); /* fails after a reset: nothing can be written either */
+    return MHD_CONTENT_READER_END_OF_STREAM;
+}
+
 /* Feeds libmicrohttpd one chunk per call; nothing now: the pump has suspended the connection. */
 static ssize_t read_stream(void *user, uint64_t position, char *block, size_t block_bytes)
 {
     agl_exchange *exchange = user;
     (void)position;
     agl_buffer *answer = &exchange->answer;
-    if (answer->failed) return MHD_CONTENT_READER_END_WITH_ERROR;
+    if (answer->failed) return break_stream(exchange);
     if (exchange->sent_bytes == answer->bytes) {
         agl_buffer_clear(answer);
         exchange->sent_bytes = 0;
         if (exchange->stream_ended) return MHD_CONTENT_READER_END_OF_STREAM;
         agl_pump state = agl_exchange_pump(exchange);
-        if (state == AGL_PUMP_GONE) return MHD_CONTENT_READER_END_WITH_ERROR;
+        if (state == AGL_PUMP_GONE) return break_stream(exchange);
         if (state == AGL_PUMP_SUSPENDED) return 0;
     }
     size_t bytes = answer->bytes - exchange->sent_bytes;
