@@ -148,6 +148,7 @@ typedef struct {
     uint64_t weight_bytes;
     uint32_t max_model_len;     /* tokens, prompt and answer together               */
     uint32_t vocab;
+    int32_t end_token;          /* the tokenizer's eos_token, one of those that end a text; -1: none */
     uint32_t device_count;
     bool has_vision;
     agl_sampling_defaults sampling;

@@ -70,6 +70,8 @@ static agl_status open_checkpoint(agl_engine *engine, const agl_engine_options *
     bool folder = stat(source, &info) != 0 || S_ISDIR(info.st_mode);
     snprintf(path, sizeof path, "%.4095s%s", source, folder ? "/tokenizer.json" : "");
     AGL_TRY(agl_tokenizer_open(&engine->tokenizer, path, err));
+    snprintf(path, sizeof path, "%s/tokenizer_config.json", engine->root);
+    AGL_TRY(agl_tokenizer_end_token(&engine->info.end_token, engine->tokenizer, path, err));
     AGL_TRY(agl_template_detect(&engine->prompt_rules.family, engine->root, err));
     return agl_generation_defaults(&engine->sampling_context.defaults, &engine->config, options, err);
 }
@@ -191,6 +193,7 @@ static void set_info(agl_engine *engine)
         .weight_bytes = plan->model.weight_bytes,
         .max_model_len = plan->max_model_len,
         .vocab = engine->prompt_rules.vocab,
+        .end_token = engine->info.end_token,
         .device_count = 1,
         .has_vision = engine->config.has_vision,
         .sampling = engine->sampling_context.defaults,

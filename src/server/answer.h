@@ -34,7 +34,7 @@ typedef struct {
     bool opened;                /* the first chunk was written               */
     bool finished;
     agl_finish finish;
-    int32_t stop_token;         /* -1: none                                  */
+    int32_t stop_token;         /* -1: none, or the end of the text          */
     char *stop_string;          /* owned; NULL: none                         */
     uint64_t last_token_ns;     /* clock of the last text event; 0: none     */
 } agl_choice;

@@ -283,7 +283,10 @@ static void take_text(agl_generation *self, size_t prompt, const agl_event *even
     if (event->kind == AGL_EVENT_FINISH) {
         choice->finished = true;
         choice->finish = event->finish;
-        choice->stop_token = event->stop_token;
+        /* As in vLLM the tokenizer's own end of text is no reason; other stop tokens are one. */
+        bool is_end = event->stop_token == agl_engine_model_info(self->answer.engine).end_token &&
+                      !self->call.options.sampling.ignore_eos;
+        choice->stop_token = is_end ? -1 : event->stop_token;
         choice->stop_string = event->stop_string != NULL ? strdup(event->stop_string) : NULL;
         if (self->metrics != NULL) agl_metrics_finish(self->metrics, event->finish);
     }

@@ -51,6 +51,11 @@ int32_t agl_tokenizer_vocab(const agl_tokenizer *tokenizer);    /* highest id + 
 /* Id of an added token by its text, or of a plain token by its bytes ("\n"), or -1. */
 int32_t agl_tokenizer_find(const agl_tokenizer *tokenizer, const char *text);
 
+/* The token that tokenizer_config.json at `path` names eos_token, a string or an object with
+ * "content"; -1 if the file, the name or the token is not there. */
+agl_status agl_tokenizer_end_token(int32_t *out, const agl_tokenizer *tokenizer, const char *path,
+                                   agl_error *err);
+
 /* Bytes the token stands for; NULL for an unknown id. A view. */
 const char *agl_tokenizer_bytes(const agl_tokenizer *tokenizer, int32_t id, size_t *bytes);
 bool agl_tokenizer_is_special(const agl_tokenizer *tokenizer, int32_t id);

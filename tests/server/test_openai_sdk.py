@@ -148,6 +148,15 @@ def test_stop_token(client):
     assert answer.choices[0].stop_reason == token
 
 
+@pytest.mark.parametrize("text, is_end", [("<|endoftext|>", True), ("<|user|>", False)])
+def test_end_of_text_is_no_stop_reason(client, served, text, is_end):
+    """As in vLLM: null for the tokenizer's eos_token, the id for the other ids of generation_config."""
+    [token] = served.post("/tokenize", {"model": MODEL, "prompt": text, "add_special_tokens": False}).json()["tokens"]
+    answer = ask(client, temperature=0, logit_bias={str(token): 100}, extra_body={"repetition_penalty": 1.0})
+    assert answer.choices[0].finish_reason == "stop" and answer.usage.completion_tokens == 1
+    assert answer.choices[0].stop_reason == (None if is_end else token)
+
+
 def test_seed(client):
     def text(seed):
         return ask(client, temperature=1.0, top_p=1.0, seed=seed, max_tokens=24,

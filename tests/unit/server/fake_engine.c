@@ -36,6 +36,7 @@ struct agl_request {
     size_t produced, read;          /* tokens of each choice */
     uint32_t read_choice;
     long error_after;               /* -1: never */
+    long stop_token;                /* of the last event; -1: none */
     uint64_t next_ns;
     uint64_t delay_ns, start_ns;
     bool cancelled, prompt_sent, error_sent, done_sent;
@@ -116,7 +117,8 @@ agl_model_info agl_engine_model_info(const agl_engine *engine)
 {
     (void)engine;
     return (agl_model_info){.root = "fake/model", .architecture = "Fake", .template_family = "none", .dtype = "none",
-                            .device = "none", .max_model_len = WINDOW, .vocab = 259, .has_vision = true};
+                            .device = "none", .max_model_len = WINDOW, .vocab = 259, .end_token = 258,
+                            .has_vision = true};
 }
 
 agl_engine_stats agl_engine_stats_get(agl_engine *engine)
@@ -233,6 +235,7 @@ agl_status agl_request_submit(agl_request **out, agl_engine *engine, const agl_r
     }
     write_script(request, text);
     request->error_after = directive(text, "error", -1);
+    request->stop_token = directive(text, "stop", -1);
     request->start_ns = agl_clock_ns();
     request->delay_ns = (uint64_t)directive(text, "delay", 0) * 1000000u;
     request->next_ns = request->start_ns + (uint64_t)directive(text, "first", 0) * 1000000u;
@@ -287,7 +290,7 @@ static void next_token(agl_request *request, agl_event *event)
     if (event->finish == AGL_FINISH_STOP && request->sampling.max_tokens == request->script_count) {
         event->finish = AGL_FINISH_LENGTH;
     }
-    event->stop_token = -1;
+    event->stop_token = event->finish == AGL_FINISH_STOP ? (int32_t)request->stop_token : -1;
     size_t bytes = 0;
     const char *text = agl_token_bytes(request->engine, token, &bytes);
     /* Whole characters only, as the real engine promises. */

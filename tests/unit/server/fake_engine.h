@@ -8,6 +8,7 @@
  *     [say:TEXT]     answer TEXT; the tags above become one token each
  *     [count=N]      repeat 'x' N times        [error=N]   fail with DEVICE after N tokens
  *     [first=MS]     wait before the first token   [delay=MS]  and between tokens
+ *     [stop=N]       the answer ends by stop token N; 258 is the end of the text
  *     [submit=MS]    block in agl_request_submit
  *     [status=N]     agl_request_submit fails with that agl_status
  *

@@ -90,6 +90,25 @@ static void a_chat_answer_has_the_openai_form(void **state)
     json_object_put(answer);
 }
 
+/* vLLM: null for the tokenizer's own end of text, unless it was asked for as a stop token. */
+static void stop_reason_names_what_was_asked_for(void **state)
+{
+    (void)state;
+    static const char *const CASES[][2] = {
+        {USER("[say:a][stop=257]"), "257"},
+        {USER("[say:a][stop=258]"), "null"},
+        {"\"ignore_eos\":true,\"stop_token_ids\":[258]," USER("[say:a][stop=258]"), "258"},
+    };
+    for (size_t i = 0; i < AGL_COUNT(CASES); i++) {
+        char body[256];
+        snprintf(body, sizeof body, "{%s}", CASES[i][0]);
+        struct json_object *answer = post(CHAT, body);
+        assert_string_equal(at(answer, "choices.0.finish_reason"), "\"stop\"");
+        assert_string_equal(at(answer, "choices.0.stop_reason"), CASES[i][1]);
+        json_object_put(answer);
+    }
+}
+
 static void choices_come_by_n_and_by_prompt(void **state)
 {
     (void)state;
@@ -569,6 +588,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_chat_answer_has_the_openai_form),
+        cmocka_unit_test(stop_reason_names_what_was_asked_for),
         cmocka_unit_test(choices_come_by_n_and_by_prompt),
         cmocka_unit_test(a_stream_is_role_with_first_token_to_done),
         cmocka_unit_test(thinking_is_split_on_request),

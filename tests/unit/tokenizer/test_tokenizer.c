@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -292,6 +293,28 @@ static void test_small_file(void **state)
     assert_int_equal(tokens.count, AGL_COUNT(EXPECTED));
     assert_memory_equal(tokens.ids, EXPECTED, sizeof EXPECTED);
     agl_tokens_deinit(&tokens);
+
+    static const struct {
+        const char *json;
+        int32_t token;
+    } CONFIGS[] = {
+        {"{\"eos_token\":\"<x>\"}", 5}, {"{\"eos_token\":{\"content\":\"<x>\",\"special\":true}}", 5},
+        {"{\"eos_token\":\"<y>\"}", -1}, {"{\"eos_token\":null}", -1}, {"{}", -1}, {"[]", -1},
+    };
+    char path[] = "/tmp/tokenizer_config-XXXXXX";
+    int file = mkstemp(path);
+    int32_t end;
+    assert_true(file >= 0);
+    for (size_t i = 0; i < AGL_COUNT(CONFIGS); i++) {
+        ssize_t length = (ssize_t)strlen(CONFIGS[i].json);
+        assert_true(ftruncate(file, 0) == 0 && pwrite(file, CONFIGS[i].json, (size_t)length, 0) == length);
+        assert_int_equal(agl_tokenizer_end_token(&end, tokenizer, path, NULL), AGL_OK);
+        assert_int_equal(end, CONFIGS[i].token);
+    }
+    close(file);
+    unlink(path);
+    assert_int_equal(agl_tokenizer_end_token(&end, tokenizer, path, NULL), AGL_OK); /* no file */
+    assert_int_equal(end, -1);
     agl_tokenizer_close(tokenizer);
 }
 
