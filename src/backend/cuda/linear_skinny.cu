@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * linear_skinny.cu - y = x W^T + b for a few rows, at the speed of reading W once.
+ *
+ *   x        [rows, in]  bf16 or f16, row stride x_stride
+ *   weight   [out, in]   the same type
+ *   bias     [out]       f32, or none
+ *   y        [rows, out] the same type, or f32
+ *
+ * Needs     in % 8 == 0, x_stride % 8 == 0, x and weight 16-byte aligned. Any out; any rows,
+ *           in slices of 16 that read the weights anew.
+ * Bound     memory: out * in * 2 bytes.
+ * Grid      persistent blocks of 8 warps, at most 3 an SM. A block takes tiles of 16 weight
+ *           rows; its warps deal the tile's chunks of 64 columns out among themselves and add
+ *           their sums in shared memory. The grid is chosen so that all blocks get the same
+ *           number of tiles, up to one: they share the bandwidth, so they end together
+ *           although some SMs hold 2 of them and some 3.
+ * Loads     Every thread has its own ring of 3 chunks in shared memory, filled by cp.async
+ *           and read back by the thread itself: no barrier. While it waits for a chunk two
+ *           more are on their way, the first two from before the kernels ahead have ended,
+ *           later ones across the border of tiles. With 2 blocks an SM that is 96 KB an SM;
+ *           H200 needs 25 KB. (Loads into registers do not do: ptxas moves them down.)
+ * Numerics  F32 sums in an order given by `in` alone: the same row gives the same bits
+ *           whatever the other rows are and however many.
+ *
+ * The 8 values that a thread reads at once are not those that one mma wants of it, but the
+ * order of columns inside a sum is free as long as x keeps it too. So the thread's columns
+ * 8t .. 8t+7 of a group of 32 become its share (2t, 2t+1, 2t+8, 2t+9) of two mma:
+ *
+ *     memory, row g:    | t=0: 0 1 2 3 4 5 6 7 | t=1: 8 ... 15 | t=2: 16 ... | t=3: 24 ... |
+ *     first mma, t=0:            a0  a2 ----- second mma: a0 a2
+ *                               (01)(23)                 (45)(67)
+ *
+ * and row g of x is read in the very same pattern: it needs no rearranging. */
+#include "backend/cuda/elements.cuh"
+#include "backend/cuda/launch.cuh"
+#include "backend/cuda/linear.h"
+#include "backend/cuda/ptx.cuh"
+
+#define WARPS 8
+#define BLOCK_THREADS (WARPS * WARP_LANES)
+#define BLOCKS_PER_SM 3
+#define TILE_ROWS 16                /* weight rows: M of an mma                               */
+#define TOKENS 8                    /* rows of x: N of an mma                                 */
+#define SLICE_ROWS 16               /* rows of x that one pass over the weights serves        */
+#define GROUP 32                    /* columns: 4 threads x 8                                 */
+#define CHUNK_GROUPS 2
+#define CHUNK (CHUNK_GROUPS * GROUP) /* one 128-byte line of each weight row                  */
+#define STAGES 3                    /* chunks of the ring                                     */
+#define PARTIAL_STRIDE 20           /* of a token's 16 sums: the writes of a warp hit 32 banks */
+
+typedef struct {
+    const void *x, *weight;
+    const float *bias;
+    void *y;
+    int64_t x_stride;
+    int rows, in, out;
+    int tiles;                      /* ceil(out / TILE_ROWS)                                  */
+    int chunks;                     /* of a warp and tile                                     */
+    bool y_f32;
+} skinny_args;
+
+/* [group][low: row g of the tile; high: row g + 8][thread] of one chunk, 8 columns each. */
+typedef uint4 weight_stage[CHUNK_GROUPS][2][BLOCK_THREADS];
+
+template <int TOKEN_TILES>
+struct skinny_shared {
+    weight_stage ring[STAGES];
+    /* [tile % 2][warp][row of x][weight row]. Twice: a tile's sums are written while slow
+     * warps still add those of the tile before. */
+    float partial[2][WARPS][TOKEN_TILES * TOKENS][PARTIAL_STRIDE];
+};
+
+/* What a thread reads next: runs through the block's tiles, STAGES - 1 chunks ahead of the sums. */
+typedef struct {
+    const unsigned short *low, *high; /* the two weight rows                                  */
+    int tile, chunk, stage;
+} weight_cursor;
+
+/* Rows past the last are read as the last: their sums go nowhere. */
+static __device__ __forceinline__ void cursor_enter_tile(weight_cursor *cursor, int tile,
+                                                         const skinny_args *args)
+{
+    int g = threadIdx.x % WARP_LANES / 4, last = args->out - 1;
+    int row = min(tile, args->tiles - 1) * TILE_ROWS + g;
+    const unsigned short *weight = (const unsigned short *)args->weight;
+    cursor->low = weight + (int64_t)min(row, last) * args->in;
+    cursor->high = weight + (int64_t)min(row + 8, last) * args->in;
+    cursor->tile = tile;
+    cursor->chunk = 0;
+}
+
+/* The thread's first column in a chunk of its warp. The warps take chunks in turn, so that
+ * the block reads 1 KB of each row at a time. */
+static __device__ __forceinline__ int column_of(int chunk)
+{
+    int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
+    return (chunk * WARPS + warp) * CHUNK + 8 * (lane % 4);
+}
+
+static __device__ __forceinline__ int stage_after(int stage)
+{
+    return stage + 1 == STAGES ? 0 : stage + 1;
+}
+
+/* Zeros past the last column; nothing past the last tile. */
+static __device__ __forceinline__ void fetch(weight_stage *ring, weight_cursor *cursor,
+                                             const skinny_args *args)
+{
+    if (cursor->tile < args->tiles) {
+#pragma unroll
+        for (int j = 0; j < CHUNK_GROUPS; j++) {
+            int column = column_of(cursor->chunk) + j * GROUP;
+            bool valid = column < args->in;
+            if (!valid) column = 0;
+            uint4 (*stage)[BLOCK_THREADS] = ring[cursor->stage][j];
+            ptx_cp_async16_or_zero(&stage[0][threadIdx.x], cursor->low + column, valid);
+            ptx_cp_async16_or_zero(&stage[1][threadIdx.x], cursor->high + column, valid);
+        }
+    }
+    ptx_cp_async_commit();
+    cursor->stage = stage_after(cursor->stage);
+    if (++cursor->chunk == args->chunks) {
+        cursor_enter_tile(cursor, cursor->tile + (int)gridDim.x, args);
+    }
+}
+
+/* Rows g of the n-th eight of x, through the L1. */
+template <typename T, int TOKEN_TILES>
+static __device__ __forceinline__ void read_x(uint4 out[CHUNK_GROUPS][TOKEN_TILES],
+                                              const T *const x[TOKEN_TILES], int chunk, int in)
+{
+#pragma unroll
+    for (int j = 0; j < CHUNK_GROUPS; j++) {
+        int column = column_of(chunk) + j * GROUP;
+#pragma unroll
+        for (int n = 0; n < TOKEN_TILES; n++) {
+            out[j][n] = make_uint4(0, 0, 0, 0);
+            if (column < in) out[j][n] = *(const uint4 *)(x[n] + column);
+        }
+    }
+}
+
+/* sums[n] += the chunk's weights times the n-th eight of x. */
+template <typename T, int TOKEN_TILES>
+static __device__ __forceinline__ void multiply(float sums[TOKEN_TILES][4],
+                                                const weight_stage stage,
+                                                const uint4 x[CHUNK_GROUPS][TOKEN_TILES])
+{
+#pragma unroll
+    for (int j = 0; j < CHUNK_GROUPS; j++) {
+        const uint4 low = stage[j][0][threadIdx.x], high = stage[j][1][threadIdx.x];
+        const uint32_t first[4] = {low.x, high.x, low.y, high.y};
+        const uint32_t second[4] = {low.z, high.z, low.w, high.w};
+#pragma unroll
+        for (int n = 0; n < TOKEN_TILES; n++) {
+            const uint32_t x_first[2] = {x[j][n].x, x[j][n].y};
+            const uint32_t x_second[2] = {x[j][n].z, x[j][n].w};
+            ptx_mma<T>(sums[n], first, x_first);
+            ptx_mma<T>(sums[n], second, x_second);
+        }
+    }
+}
+
+/* One warp's sums of a tile as [row of x][weight row]. */
+template <int TOKEN_TILES>
+static __device__ __forceinline__ void keep_partial(float (*partial)[PARTIAL_STRIDE],
+                                                    const float sums[TOKEN_TILES][4])
+{
+    int lane = threadIdx.x % WARP_LANES, g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int n = 0; n < TOKEN_TILES; n++) {
+        int row = n * TOKENS + 2 * t;
+        partial[row][g] = sums[n][0];
+        partial[row + 1][g] = sums[n][1];
+        partial[row][g + 8] = sums[n][2];
+        partial[row + 1][g + 8] = sums[n][3];
+    }
+}
+
+/* y = bias + the warps' sums in the order of the warps. */
+template <typename T, int TOKEN_TILES>
+static __device__ __forceinline__ void write_tile(const skinny_args *args,
+    const float (*partial)[TOKEN_TILES * TOKENS][PARTIAL_STRIDE], int tile, int row_first, int rows)
+{
+#pragma unroll 1
+    for (int i = threadIdx.x; i < rows * TILE_ROWS; i += BLOCK_THREADS) {
+        int row = i / TILE_ROWS, column = i % TILE_ROWS, out = tile * TILE_ROWS + column;
+        if (out >= args->out) continue;
+        float sum = args->bias != NULL ? args->bias[out] : 0.0f;
+#pragma unroll
+        for (int part = 0; part < WARPS; part++) sum += partial[part][row][column];
+        int64_t at = (int64_t)(row_first + row) * args->out + out;
+        if (args->y_f32) ((float *)args->y)[at] = sum;
+        else ((T *)args->y)[at] = from_f32<T>(sum);
+    }
+}
+
+template <typename T, int TOKEN_TILES>
+static __global__ void __launch_bounds__(BLOCK_THREADS, BLOCKS_PER_SM)
+linear_skinny(const skinny_args args)
+{
+    DYNAMIC_SHARED(memory);
+    skinny_shared<TOKEN_TILES> *shared = (skinny_shared<TOKEN_TILES> *)memory;
+    int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
+    int row_first = blockIdx.y * SLICE_ROWS;
+    int rows = min(args.rows - row_first, SLICE_ROWS);
+
+    weight_cursor cursor;
+    cursor.stage = 0;
+    cursor_enter_tile(&cursor, blockIdx.x, &args);
+    for (int i = 0; i < STAGES - 1; i++) fetch(shared->ring, &cursor, &args);
+    ptx_wait_for_previous();
+    ptx_release_next();
+
+    const T *x[TOKEN_TILES];        /* a row past the last is the last: its sums go nowhere */
+#pragma unroll
+    for (int n = 0; n < TOKEN_TILES; n++) {
+        int row = row_first + min(n * TOKENS + lane / 4, rows - 1);
+        x[n] = (const T *)args.x + row * args.x_stride;
+    }
+    int stage = 0, half = 0;
+    for (int tile = blockIdx.x; tile < args.tiles; tile += gridDim.x, half ^= 1) {
+        float sums[TOKEN_TILES][4] = {};
+#pragma unroll 1
+        for (int chunk = 0; chunk < args.chunks; chunk++) {
+            uint4 x_chunk[CHUNK_GROUPS][TOKEN_TILES];
+            fetch(shared->ring, &cursor, &args);
+            read_x<T, TOKEN_TILES>(x_chunk, x, chunk, args.in);
+            ptx_cp_async_wait<STAGES - 1>();
+            multiply<T, TOKEN_TILES>(sums, shared->ring[stage], x_chunk);
+            stage = stage_after(stage);
+        }
+        keep_partial<TOKEN_TILES>(shared->partial[half][warp], sums);
+        __syncthreads();
+        write_tile<T, TOKEN_TILES>(&args, shared->partial[half], tile, row_first, rows);
+    }
+}
+
+/* ---- launcher ------------------------------------------------------------------ */
+
+static int ceil_div(int64_t a, int64_t b) { return (int)((a + b - 1) / b); }
+
+template <typename T, int TOKEN_TILES>
+static agl_status launch(agl_stream *stream, const skinny_args *args)
+{
+    const agl_cuda *cuda = agl_cuda_of(stream);
+    /* The system keeps 1 KB of each block's shared memory for itself. */
+    size_t bytes = sizeof(skinny_shared<TOKEN_TILES>), block_bytes = bytes + 1024;
+    int blocks_per_sm = (int)((cuda->shared_bytes_max + 1024) / block_bytes);
+    if (blocks_per_sm > BLOCKS_PER_SM) blocks_per_sm = BLOCKS_PER_SM;
+    if (blocks_per_sm == 0) return AGL_ERR_UNSUPPORTED;
+    int tiles_per_block = ceil_div(args->tiles, cuda->processors * blocks_per_sm);
+    dim3 grid(ceil_div(args->tiles, tiles_per_block), ceil_div(args->rows, SLICE_ROWS));
+    return cuda_launch_early(stream, linear_skinny<T, TOKEN_TILES>, grid, dim3(BLOCK_THREADS),
+                             bytes, *args);
+}
+
+template <typename T>
+static agl_status launch_for_rows(agl_stream *stream, const skinny_args *args)
+{
+    return args->rows <= TOKENS ? launch<T, 1>(stream, args) : launch<T, 2>(stream, args);
+}
+
+extern "C" agl_status agl_cuda_linear_skinny(agl_stream *stream, const agl_linear_args *args)
+{
+    const agl_cuda_weight *weight = (const agl_cuda_weight *)args->weight;
+    if (args->rows > INT16_MAX || weight->base.out > INT32_MAX - TILE_ROWS ||
+        weight->base.in > INT32_MAX / 2) {
+        return AGL_ERR_UNSUPPORTED;
+    }
+    skinny_args a = {};
+    a.x = args->x, a.x_stride = args->x_stride, a.rows = (int)args->rows;
+    a.weight = weight->data, a.bias = weight->bias;
+    a.in = (int)weight->base.in, a.out = (int)weight->base.out;
+    a.y = args->y, a.y_f32 = args->y_f32;
+    a.tiles = ceil_div(a.out, TILE_ROWS);
+    a.chunks = ceil_div(a.in, CHUNK * WARPS);
+    switch (stream->backend->activation) {
+    case AGL_BF16: return launch_for_rows<__nv_bfloat16>(stream, &a);
+    case AGL_F16: return launch_for_rows<__half>(stream, &a);
+    default: return AGL_ERR_UNSUPPORTED;
+    }
+}
