@@ -41,7 +41,7 @@ static linear_layout layout_of(const agl_linear_args *args, agl_dtype dtype)
 {
     const agl_cuda_weight *weight = (const agl_cuda_weight *)args->weight;
     size_t bytes = agl_dtype_bytes(dtype);
-    if (!is_aligned(args->x, args->rows > 1 ? args->x_stride : 0, bytes)) return ANY_LAYOUT;
+    if (!is_aligned(args->x, args->x_stride, bytes)) return ANY_LAYOUT;
     if (!is_aligned(weight->data, weight->base.in, bytes)) return ANY_LAYOUT;
     return is_aligned(args->y, weight->base.out, args->y_f32 ? sizeof(float) : bytes)
                ? ALL_ALIGNED : INPUTS_ALIGNED;
