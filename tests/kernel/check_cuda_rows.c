@@ -1,0 +1,500 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Row-wise operations of the CUDA backend against portable C, for the three activation
+ * formats: embed (and the conversion of weights), gather, rmsnorm, layernorm, swiglu, both
+ * rotations with the write into KV pages, patchify, position_embed.
+ *
+ * Both backends get the same values: arrays of activations are rounded first. Tolerance: half
+ * a step of the activation format, for the one rounding at the store, and beside it what F32
+ * sums in another order, FMA and another sine may differ by, stated at each check. Copies and
+ * patches are compared to the bit. Sixteen values behind every array must stay as they were. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "support/test_cuda.h"
+#include "support/test_kernel.h"
+
+#define GUARD 16            /* values behind an array */
+
+static const agl_dtype DTYPES[] = {AGL_F32, AGL_BF16, AGL_F16};
+
+/* ---- one array on both backends ---------------------------------------------- */
+
+typedef struct {
+    float *host;            /* [count + GUARD]: what the CPU computes on */
+    void *device;           /* the same in `dtype`                       */
+    size_t count;
+    agl_dtype dtype;
+} twin;
+
+static twin twin_random(test_cuda *t, agl_dtype dtype, size_t count, float scale)
+{
+    twin made = {.count = count, .dtype = dtype};
+    made.host = test_cuda_values(t, &made.device, dtype, count + GUARD, scale);
+    return made;
+}
+
+static void twin_free(test_cuda *t, twin *array)
+{
+    test_cuda_free(t, array->device);
+    free(array->host);
+}
+
+static void *twin_fetch(test_cuda *t, const twin *array)
+{
+    size_t bytes = array->count * agl_dtype_bytes(array->dtype);
+    void *data = test_alloc(bytes);
+    test_cuda_download(t, data, array->device, bytes);
+    return data;
+}
+
+/* Both zero: to the bit. The guard always. */
+static void twin_check(test_cuda *t, const twin *array, const char *what, double relative, double absolute)
+{
+    const char *behind = (const char *)array->device + array->count * agl_dtype_bytes(array->dtype);
+    test_cuda_compare(t, what, array->device, array->dtype, array->host, array->count, relative, absolute);
+    test_cuda_compare(t, "values behind the array", behind, array->dtype, array->host + array->count, GUARD,
+                      0, 0);
+}
+
+#define RUN(t, op, cpu_args, cuda_args)                                                        \
+    do {                                                                                       \
+        assert_int_equal((t)->cpu->ops->op((t)->cpu_stream, &(cpu_args)), AGL_OK);             \
+        assert_int_equal((t)->cuda->ops->op((t)->cuda_stream, &(cuda_args)), AGL_OK);          \
+    } while (0)
+
+typedef void (*check_fn)(test_cuda *t);
+
+static void for_dtypes(check_fn fn)
+{
+    for (size_t d = 0; d < AGL_COUNT(DTYPES); d++) {
+        test_cuda t;
+        if (!test_cuda_open(&t, DTYPES[d])) skip();
+        fn(&t);
+        test_cuda_close(&t);
+    }
+}
+
+/* ---- embed, gather --------------------------------------------------------------- */
+
+/* Weights of every format become activations of every format; beyond 65504 F16 saturates.
+ * Odd row lengths put the second part at an odd address. */
+static void embed_one(test_cuda *t)
+{
+    enum { VOCAB = 11, FIRST = 6, TOKENS = 9, VISUALS = 3 };
+    static const int64_t HIDDEN[] = {1, 37, 64, 4096};
+    static const int32_t IDS[TOKENS] = {0, 10, 3, 3, 7, 1, 2, 9, 5};
+    static const int32_t VISUAL[TOKENS] = {-1, -1, 1, 0, -1, -1, 2, -1, -1};
+    void *ids = test_cuda_upload(t, IDS, sizeof IDS), *visual_rows = test_cuda_upload(t, VISUAL, sizeof VISUAL);
+    for (size_t h = 0; h < AGL_COUNT(HIDDEN); h++) {
+        int64_t hidden = HIDDEN[h];
+        for (size_t d = 0; d < AGL_COUNT(DTYPES); d++) {
+            size_t count = (size_t)(VOCAB * hidden);
+            float *table = test_floats(&t->random, count, DTYPES[d] == AGL_F16 ? 6e4f : 1e5f);
+            for (size_t i = 0; i < count; i++) table[i] = test_cuda_round(DTYPES[d], table[i]);
+            char *given = test_cuda_pack(DTYPES[d], table, count);
+            void *held = test_cuda_pack(t->activation, table, count); /* what the device makes of it */
+            agl_weight_desc desc = {
+                .parts = {{.data = given, .rows = FIRST},
+                          {.data = given + (size_t)(FIRST * hidden) * agl_dtype_bytes(DTYPES[d]),
+                           .rows = VOCAB - FIRST}},
+                .part_count = 2, .in = hidden, .dtype = DTYPES[d]};
+            agl_weight_desc whole = {.parts = {{.data = held, .rows = VOCAB}}, .part_count = 1,
+                                     .in = hidden, .dtype = t->activation};
+            agl_weight *cuda_table, *cpu_table;
+            assert_int_equal(t->cuda->ops->weight_create(t->cuda, &cuda_table, &desc, NULL), AGL_OK);
+            assert_int_equal(t->cpu->ops->weight_create(t->cpu, &cpu_table, &whole, NULL), AGL_OK);
+            for (int with_visual = 0; with_visual < 2; with_visual++) {
+                twin out = twin_random(t, AGL_F32, (size_t)(TOKENS * hidden), 1.0f);
+                twin visual = twin_random(t, t->activation, (size_t)(VISUALS * hidden), 1.0f);
+                agl_embed_args cpu = {.out = out.host, .table = cpu_table, .ids = IDS, .tokens = TOKENS,
+                                      .hidden = hidden, .visual = with_visual ? visual.host : NULL,
+                                      .visual_rows = with_visual ? VISUAL : NULL};
+                agl_embed_args cuda = {.out = out.device, .table = cuda_table, .ids = ids, .tokens = TOKENS,
+                                       .hidden = hidden, .visual = with_visual ? visual.device : NULL,
+                                       .visual_rows = with_visual ? visual_rows : NULL};
+                RUN(t, embed, cpu, cuda);
+                twin_check(t, &out, "embed", 0, 0);
+                twin_free(t, &out), twin_free(t, &visual);
+            }
+            t->cuda->ops->weight_destroy(t->cuda, cuda_table);
+            t->cpu->ops->weight_destroy(t->cpu, cpu_table);
+            free(table), free(given), free(held);
+        }
+    }
+    test_cuda_free(t, ids), test_cuda_free(t, visual_rows);
+}
+
+/* Rows of an odd number of words, of whole vectors, and more rows than a grid is high. */
+static void gather_one(test_cuda *t)
+{
+    static const struct { int64_t words, count; } CASES[] = {
+        {1, 4}, {5, 7}, {12, 3}, {4096, 5}, {1, 65537},
+    };
+    enum { ROWS = 9 };
+    for (size_t c = 0; c < AGL_COUNT(CASES); c++) {
+        int64_t words = CASES[c].words, count = CASES[c].count;
+        int32_t *rows = test_alloc((size_t)count * sizeof *rows);
+        for (int64_t i = 0; i < count; i++) rows[i] = (int32_t)(test_random_u32(&t->random) % ROWS);
+        void *device_rows = test_cuda_upload(t, rows, (size_t)count * sizeof *rows);
+        twin x = twin_random(t, AGL_F32, (size_t)(ROWS * words), 1.0f);
+        twin out = twin_random(t, AGL_F32, (size_t)(count * words), 1.0f);
+        agl_gather_args cpu = {.x = x.host, .out = out.host, .rows = rows, .count = count,
+                               .row_bytes = words * 4};
+        agl_gather_args cuda = {.x = x.device, .out = out.device, .rows = device_rows, .count = count,
+                                .row_bytes = words * 4};
+        RUN(t, gather, cpu, cuda);
+        twin_check(t, &out, "gather", 0, 0);
+        twin_free(t, &x), twin_free(t, &out);
+        test_cuda_free(t, device_rows), free(rows);
+    }
+}
+
+/* ---- norms ------------------------------------------------------------------------- */
+
+typedef struct {
+    int64_t rows, hidden;
+    float delta_scale, weight_scale;
+    bool delta, delta_weight, y, y_f32;
+} norm_case;
+
+/* Sums of squares in another order: 2e-6 relative. x and delta may cancel, so the slack of x is
+ * relative to the larger of the two; the error of y is that of x over its root mean square. */
+static void rmsnorm_case(test_cuda *t, const norm_case *c)
+{
+    size_t count = (size_t)(c->rows * c->hidden), hidden = (size_t)c->hidden;
+    twin x = twin_random(t, AGL_F32, count, 1.0f), delta = twin_random(t, AGL_F32, count, c->delta_scale);
+    twin weight = twin_random(t, AGL_F32, hidden, c->weight_scale);
+    twin delta_weight = twin_random(t, AGL_F32, hidden, 2.0f);
+    twin y = twin_random(t, c->y_f32 ? AGL_F32 : t->activation, count, 1.0f);
+    agl_rmsnorm_args cpu = {.x = x.host, .delta = c->delta ? delta.host : NULL,
+                            .delta_weight = c->delta_weight ? delta_weight.host : NULL,
+                            .y = c->y ? y.host : NULL, .weight = weight.host, .rows = c->rows,
+                            .hidden = c->hidden, .eps = 1e-5f, .y_f32 = c->y_f32};
+    agl_rmsnorm_args cuda = cpu;
+    cuda.x = x.device;
+    cuda.delta = c->delta ? delta.device : NULL;
+    cuda.delta_weight = c->delta_weight ? delta_weight.device : NULL;
+    cuda.y = c->y ? y.device : NULL;
+    cuda.weight = weight.device;
+    RUN(t, rmsnorm, cpu, cuda);
+    bool is_plain = c->delta && !c->delta_weight;
+    double spread = is_plain ? (double)c->delta_scale : 8.0;
+    if (c->delta) twin_check(t, &x, "rmsnorm x", 2e-6, 2e-6 * spread);
+    else twin_check(t, &x, "rmsnorm x", 0, 0);
+    twin_check(t, &y, "rmsnorm y", c->y ? 4e-6 : 0, c->y ? 2e-5 * (double)c->weight_scale : 0);
+    twin_free(t, &x), twin_free(t, &delta), twin_free(t, &weight), twin_free(t, &delta_weight);
+    twin_free(t, &y);
+}
+
+static void rmsnorm_one(test_cuda *t)
+{
+    static const int64_t WIDTHS[] = {1, 7, 100, 264, 1536, 4096, 8192, 8200};
+    static const int64_t ROWS[] = {1, 5};
+    for (size_t w = 0; w < AGL_COUNT(WIDTHS); w++) {
+        for (size_t n = 0; n < AGL_COUNT(ROWS); n++) {
+            for (int mode = 1; mode < 16; mode++) {
+                norm_case c = {.rows = ROWS[n], .hidden = WIDTHS[w], .delta_scale = 3e5f, .weight_scale = 2.0f,
+                               .delta = mode & 1, .y = mode & 2, .delta_weight = (mode & 4) && (mode & 1),
+                               .y_f32 = mode & 8};
+                if (c.delta || c.y) rmsnorm_case(t, &c);
+            }
+        }
+    }
+    /* More rows than blocks; results beyond the largest F16. */
+    rmsnorm_case(t, &(norm_case){.rows = 600, .hidden = 4096, .delta_scale = 3e5f, .weight_scale = 2.0f,
+                                 .delta = true, .delta_weight = true, .y = true});
+    rmsnorm_case(t, &(norm_case){.rows = 2, .hidden = 1536, .delta_scale = 1e5f, .weight_scale = 1e5f,
+                                 .delta = true, .y = true});
+    rmsnorm_case(t, &(norm_case){.rows = 2, .hidden = 100, .delta_scale = 1e5f, .weight_scale = 1e5f,
+                                 .delta = true, .y = true});
+}
+
+/* y may be x. */
+static void rmsnorm_in_place(test_cuda *t)
+{
+    static const int64_t WIDTHS[] = {7, 1536};
+    for (size_t w = 0; w < AGL_COUNT(WIDTHS); w++) {
+        twin x = twin_random(t, AGL_F32, (size_t)(3 * WIDTHS[w]), 100.0f);
+        twin weight = twin_random(t, AGL_F32, (size_t)WIDTHS[w], 2.0f);
+        agl_rmsnorm_args cpu = {.x = x.host, .y = x.host, .weight = weight.host, .rows = 3,
+                                .hidden = WIDTHS[w], .eps = 1e-5f, .y_f32 = true};
+        agl_rmsnorm_args cuda = cpu;
+        cuda.x = cuda.y = x.device, cuda.weight = weight.device;
+        RUN(t, rmsnorm, cpu, cuda);
+        twin_check(t, &x, "rmsnorm in place", 2e-6, 1e-6);
+        twin_free(t, &x), twin_free(t, &weight);
+    }
+}
+
+/* The mean of 100 costs 100 * 2^-24 / spread on each side; GELU's slope is at most 1.13. */
+static void layernorm_one(test_cuda *t)
+{
+    static const int64_t WIDTHS[] = {7, 100, 264, 4096, 8200};
+    static const int64_t ROWS[] = {1, 5};
+    for (size_t w = 0; w < AGL_COUNT(WIDTHS); w++) {
+        for (int mode = 0; mode < 4; mode++) {
+            int64_t hidden = WIDTHS[w], rows = ROWS[mode / 2];
+            size_t count = (size_t)(rows * hidden);
+            twin x = twin_random(t, AGL_F32, count, 4.0f), y = twin_random(t, t->activation, count, 1.0f);
+            twin weight = twin_random(t, AGL_F32, (size_t)hidden, 2.0f);
+            twin bias = twin_random(t, AGL_F32, (size_t)hidden, 1.0f);
+            for (size_t i = 0; i < count; i++) x.host[i] += 100.0f;
+            assert_int_equal(t->cuda->ops->upload(t->cuda_stream, x.device, x.host, count * sizeof(float)), AGL_OK);
+            agl_layernorm_args cpu = {.x = x.host, .y = y.host, .weight = weight.host, .bias = bias.host,
+                                      .rows = rows, .hidden = hidden, .eps = 1e-5f, .gelu = mode & 1};
+            agl_layernorm_args cuda = cpu;
+            cuda.x = x.device, cuda.y = y.device, cuda.weight = weight.device, cuda.bias = bias.device;
+            RUN(t, layernorm, cpu, cuda);
+            twin_check(t, &y, "layernorm", 4e-6, 6e-5);
+            twin_check(t, &x, "layernorm x", 0, 0);
+            twin_free(t, &x), twin_free(t, &y), twin_free(t, &weight), twin_free(t, &bias);
+        }
+    }
+}
+
+/* ---- swiglu ------------------------------------------------------------------------- */
+
+/* exp, sum, quotient and product on both sides: 1e-6. Products pass the largest F16. */
+static void swiglu_one(test_cuda *t)
+{
+    static const int64_t WIDTHS[] = {1, 7, 100, 264, 4096, 13696};
+    static const int64_t ROWS[] = {1, 4};
+    for (size_t w = 0; w < AGL_COUNT(WIDTHS); w++) {
+        for (size_t n = 0; n < AGL_COUNT(ROWS); n++) {
+            int64_t width = WIDTHS[w], rows = ROWS[n];
+            twin x = twin_random(t, t->activation, (size_t)(rows * 2 * width), n == 0 ? 8.0f : 400.0f);
+            twin y = twin_random(t, t->activation, (size_t)(rows * width), 1.0f);
+            agl_swiglu_args cpu = {.x = x.host, .y = y.host, .rows = rows, .width = width};
+            agl_swiglu_args cuda = {.x = x.device, .y = y.device, .rows = rows, .width = width};
+            RUN(t, swiglu, cpu, cuda);
+            twin_check(t, &y, "swiglu", 1e-6, 1e-34);
+            twin_free(t, &x), twin_free(t, &y);
+        }
+    }
+}
+
+/* ---- rotations ----------------------------------------------------------------------- */
+
+typedef struct {
+    int64_t heads, kv_heads, head_dim, pairs, page_tokens, tokens;
+} rope_case;
+
+/* Sine and cosine of the same F32 angle, then two products of values below 5: 4e-6. */
+static void rope_store_case(test_cuda *t, const rope_case *c)
+{
+    enum { PAGES = 4 };
+    int64_t tokens = c->tokens, row = (c->heads + 2 * c->kv_heads) * c->head_dim;
+    size_t cache = (size_t)(PAGES * c->kv_heads * c->page_tokens * c->head_dim);
+    twin qkv = twin_random(t, t->activation, (size_t)(tokens * row), 5.0f);
+    twin k = twin_random(t, t->activation, cache, 1.0f), v = twin_random(t, t->activation, cache, 1.0f);
+    int32_t *positions = test_alloc((size_t)(3 * tokens) * sizeof *positions);
+    int32_t *axis = test_alloc((size_t)c->pairs * sizeof *axis);
+    int64_t *slots = test_alloc((size_t)tokens * sizeof *slots);
+    twin inv_freq = twin_random(t, AGL_F32, (size_t)c->pairs, 1.0f);
+    for (int64_t i = 0; i < 3 * tokens; i++) positions[i] = (int32_t)(test_random_u32(&t->random) % 65536);
+    for (int64_t i = 0; i < c->pairs; i++) {
+        axis[i] = (int32_t)(i % 3);
+        inv_freq.host[i] = powf(10000.0f, -(float)i / (float)c->pairs);
+    }
+    /* From the last slot downwards, in steps that cross the pages' borders; one token in four
+     * is not stored. */
+    int64_t slot = PAGES * c->page_tokens - 1;
+    for (int64_t i = 0; i < tokens; i++) {
+        slots[i] = i % 4 == 3 ? -1 : slot;
+        if (slots[i] >= 0) slot -= 1;
+        assert_true(slot >= 0);
+    }
+    void *device_positions = test_cuda_upload(t, positions, (size_t)(3 * tokens) * sizeof *positions);
+    void *device_axis = test_cuda_upload(t, axis, (size_t)c->pairs * sizeof *axis);
+    void *device_slots = test_cuda_upload(t, slots, (size_t)tokens * sizeof *slots);
+    void *device_freq = test_cuda_upload(t, inv_freq.host, (size_t)c->pairs * sizeof(float));
+    agl_rope_store_args cpu = {.qkv = qkv.host, .positions = positions, .slots = slots,
+                               .inv_freq = inv_freq.host, .axis = axis, .tokens = tokens, .heads = c->heads,
+                               .pairs = c->pairs,
+                               .kv = {k.host, v.host, AGL_F32, c->page_tokens, c->kv_heads, c->head_dim}};
+    agl_rope_store_args cuda = {.qkv = qkv.device, .positions = device_positions, .slots = device_slots,
+                                .inv_freq = device_freq, .axis = device_axis, .tokens = tokens,
+                                .heads = c->heads, .pairs = c->pairs,
+                                .kv = {k.device, v.device, t->activation, c->page_tokens, c->kv_heads, c->head_dim}};
+    RUN(t, rope_store, cpu, cuda);
+    twin_check(t, &qkv, "rope_store qkv", 1e-6, 4e-6);
+    twin_check(t, &k, "rope_store k", 1e-6, 4e-6);
+    twin_check(t, &v, "rope_store v", 0, 0);
+    /* The page holds the very bits of the row. */
+    char *rows = twin_fetch(t, &qkv), *pages = twin_fetch(t, &k);
+    size_t bytes = agl_dtype_bytes(t->activation);
+    int64_t stored = 0;
+    for (int64_t token = 0; token < tokens; token++) {
+        if (slots[token] < 0) continue;
+        int64_t page = slots[token] / c->page_tokens, offset = slots[token] % c->page_tokens;
+        for (int64_t head = 0; head < c->kv_heads; head++) {
+            int64_t from = token * row + (c->heads + head) * c->head_dim;
+            int64_t to = ((page * c->kv_heads + head) * c->page_tokens + offset) * c->head_dim;
+            assert_memory_equal(rows + (size_t)from * bytes, pages + (size_t)to * bytes,
+                                (size_t)c->head_dim * bytes);
+            stored++;
+        }
+    }
+    assert_true(stored > 0);
+    free(rows), free(pages), free(positions), free(axis), free(slots);
+    test_cuda_free(t, device_positions), test_cuda_free(t, device_axis), test_cuda_free(t, device_slots);
+    test_cuda_free(t, device_freq);
+    twin_free(t, &qkv), twin_free(t, &k), twin_free(t, &v), twin_free(t, &inv_freq);
+}
+
+static void rope_store_one(test_cuda *t)
+{
+    static const rope_case CASES[] = {
+        /* heads, kv_heads, head_dim, pairs, page_tokens, tokens */
+        {32, 2, 128, 32, 16, 1},  {32, 2, 128, 32, 16, 40}, {4, 2, 16, 8, 3, 9},  {4, 1, 24, 5, 5, 11},
+        {3, 3, 10, 3, 2, 6},      {2, 1, 7, 2, 4, 8},       {5, 1, 8, 1, 1, 4},   {64, 8, 128, 64, 7, 5},
+    };
+    for (size_t i = 0; i < AGL_COUNT(CASES); i++) rope_store_case(t, &CASES[i]);
+}
+
+static void rope_vision_one(test_cuda *t)
+{
+    static const struct { int64_t heads, head_dim, tokens; } CASES[] = {
+        {12, 128, 1}, {12, 128, 21}, {3, 24, 5}, {1, 4, 3}, {2, 16, 7}, {16, 80, 3},
+    };
+    for (size_t i = 0; i < AGL_COUNT(CASES); i++) {
+        int64_t heads = CASES[i].heads, head_dim = CASES[i].head_dim, tokens = CASES[i].tokens;
+        twin qkv = twin_random(t, t->activation, (size_t)(tokens * 3 * heads * head_dim), 5.0f);
+        twin inv_freq = twin_random(t, AGL_F32, (size_t)(head_dim / 4), 1.0f);
+        int32_t *places = test_alloc((size_t)(2 * tokens) * sizeof *places);
+        for (int64_t n = 0; n < 2 * tokens; n++) places[n] = (int32_t)(test_random_u32(&t->random) % 400);
+        void *device_places = test_cuda_upload(t, places, (size_t)(2 * tokens) * sizeof *places);
+        agl_rope_vision_args cpu = {.qkv = qkv.host, .rows_columns = places, .inv_freq = inv_freq.host,
+                                    .tokens = tokens, .heads = heads, .head_dim = head_dim};
+        agl_rope_vision_args cuda = cpu;
+        cuda.qkv = qkv.device, cuda.rows_columns = device_places, cuda.inv_freq = inv_freq.device;
+        RUN(t, rope_vision, cpu, cuda);
+        twin_check(t, &qkv, "rope_vision", 1e-6, 4e-6);
+        test_cuda_free(t, device_places), free(places);
+        twin_free(t, &qkv), twin_free(t, &inv_freq);
+    }
+}
+
+/* ---- images ---------------------------------------------------------------------------- */
+
+static void patchify_one(test_cuda *t)
+{
+    static const struct { int64_t grid_h, grid_w, patch, merge, frames; } CASES[] = {
+        {4, 6, 14, 2, 2}, {2, 2, 14, 2, 2}, {3, 5, 3, 1, 1}, {6, 3, 17, 3, 3},
+    };
+    for (size_t i = 0; i < AGL_COUNT(CASES); i++) {
+        int64_t patch = CASES[i].patch, height = CASES[i].grid_h * patch, width = CASES[i].grid_w * patch;
+        int64_t values = CASES[i].grid_h * CASES[i].grid_w * 3 * CASES[i].frames * patch * patch;
+        size_t bytes = (size_t)(height * width * 3);
+        uint8_t *pixels = test_alloc(bytes);
+        for (size_t n = 0; n < bytes; n++) pixels[n] = (uint8_t)(n < 256 ? n : test_random_u32(&t->random));
+        void *device_pixels = test_cuda_upload(t, pixels, bytes);
+        twin out = twin_random(t, t->activation, (size_t)values, 1.0f);
+        agl_patchify_args cpu = {.pixels = pixels, .out = out.host, .height = height, .width = width,
+                                 .patch = patch, .merge = CASES[i].merge, .frames = CASES[i].frames,
+                                 .mean = {0.48145466f, 0.4578275f, 0.40821073f},
+                                 .std = {0.26862954f, 0.26130258f, 0.27577711f}};
+        agl_patchify_args cuda = cpu;
+        cuda.pixels = device_pixels, cuda.out = out.device;
+        RUN(t, patchify, cpu, cuda);
+        twin_check(t, &out, "patchify", 0, 0);
+        twin_free(t, &out);
+        test_cuda_free(t, device_pixels), free(pixels);
+    }
+}
+
+/* A coordinate passes through F32 with and without FMA: 3e-6 at 24 cells, times the slope of the
+ * kernel, times values of magnitude 1. */
+static void position_embed_one(test_cuda *t)
+{
+    static const struct { int64_t grid_h, grid_w, merge, side, hidden; } CASES[] = {
+        {4, 6, 2, 24, 5}, {10, 26, 2, 24, 64}, {24, 24, 2, 24, 12}, {3, 7, 1, 5, 1536}, {2, 40, 2, 4, 9},
+    };
+    for (size_t i = 0; i < AGL_COUNT(CASES); i++) {
+        int64_t patches = CASES[i].grid_h * CASES[i].grid_w, hidden = CASES[i].hidden;
+        twin table = twin_random(t, AGL_F32, (size_t)(CASES[i].side * CASES[i].side * hidden), 1.0f);
+        twin x = twin_random(t, AGL_F32, (size_t)(patches * hidden), 1.0f);
+        agl_position_embed_args cpu = {.x = x.host, .table = table.host, .grid_h = CASES[i].grid_h,
+                                       .grid_w = CASES[i].grid_w, .merge = CASES[i].merge,
+                                       .side = CASES[i].side, .hidden = hidden};
+        agl_position_embed_args cuda = cpu;
+        cuda.x = x.device, cuda.table = table.device;
+        RUN(t, position_embed, cpu, cuda);
+        twin_check(t, &x, "position_embed", 1e-6, 1e-5);
+        twin_free(t, &x), twin_free(t, &table);
+    }
+}
+
+/* ---- the same row alone and among others -------------------------------------------------- */
+
+static void same_bits(test_cuda *t, const twin *batch, const void *single, int64_t row, int64_t width)
+{
+    size_t bytes = (size_t)width * agl_dtype_bytes(batch->dtype);
+    char *all = twin_fetch(t, batch), *one = test_alloc(bytes);
+    test_cuda_download(t, one, single, bytes);
+    assert_memory_equal(all + (size_t)row * bytes, one, bytes);
+    free(all), free(one);
+}
+
+static void batch_is_single(test_cuda *t)
+{
+    enum { ROWS = 40, WIDTH = 4096 };
+    twin x = twin_random(t, AGL_F32, ROWS * WIDTH, 10.0f), weight = twin_random(t, AGL_F32, WIDTH, 2.0f);
+    twin y = twin_random(t, t->activation, ROWS * WIDTH, 1.0f), one = twin_random(t, t->activation, WIDTH, 1.0f);
+    twin gate_up = twin_random(t, t->activation, ROWS * 2 * WIDTH, 10.0f);
+    agl_rmsnorm_args norm = {.x = x.device, .y = y.device, .weight = weight.device, .rows = ROWS,
+                             .hidden = WIDTH, .eps = 1e-5f};
+    agl_swiglu_args swiglu = {.x = gate_up.device, .y = y.device, .rows = ROWS, .width = WIDTH};
+    static const int64_t PICKED[] = {0, 17, ROWS - 1};
+    assert_int_equal(t->cuda->ops->rmsnorm(t->cuda_stream, &norm), AGL_OK);
+    for (size_t i = 0; i < AGL_COUNT(PICKED); i++) {
+        agl_rmsnorm_args alone = norm;
+        alone.x = (float *)x.device + PICKED[i] * WIDTH, alone.y = one.device, alone.rows = 1;
+        assert_int_equal(t->cuda->ops->rmsnorm(t->cuda_stream, &alone), AGL_OK);
+        same_bits(t, &y, one.device, PICKED[i], WIDTH);
+    }
+    assert_int_equal(t->cuda->ops->swiglu(t->cuda_stream, &swiglu), AGL_OK);
+    for (size_t i = 0; i < AGL_COUNT(PICKED); i++) {
+        agl_swiglu_args alone = swiglu;
+        alone.x = (char *)gate_up.device + (size_t)(PICKED[i] * 2 * WIDTH) * agl_dtype_bytes(t->activation);
+        alone.y = one.device, alone.rows = 1;
+        assert_int_equal(t->cuda->ops->swiglu(t->cuda_stream, &alone), AGL_OK);
+        same_bits(t, &y, one.device, PICKED[i], WIDTH);
+    }
+    twin_free(t, &x), twin_free(t, &weight), twin_free(t, &y), twin_free(t, &one), twin_free(t, &gate_up);
+}
+
+static void embed_matches(void **state) { (void)state, for_dtypes(embed_one); }
+static void gather_matches(void **state) { (void)state, for_dtypes(gather_one); }
+static void rmsnorm_matches(void **state) { (void)state, for_dtypes(rmsnorm_one); }
+static void rmsnorm_in_place_matches(void **state) { (void)state, for_dtypes(rmsnorm_in_place); }
+static void layernorm_matches(void **state) { (void)state, for_dtypes(layernorm_one); }
+static void swiglu_matches(void **state) { (void)state, for_dtypes(swiglu_one); }
+static void rope_store_matches(void **state) { (void)state, for_dtypes(rope_store_one); }
+static void rope_vision_matches(void **state) { (void)state, for_dtypes(rope_vision_one); }
+static void patchify_matches(void **state) { (void)state, for_dtypes(patchify_one); }
+static void position_embed_matches(void **state) { (void)state, for_dtypes(position_embed_one); }
+static void batch_has_the_bits_of_single_rows(void **state) { (void)state, for_dtypes(batch_is_single); }
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(embed_matches),          cmocka_unit_test(gather_matches),
+        cmocka_unit_test(rmsnorm_matches),        cmocka_unit_test(rmsnorm_in_place_matches),
+        cmocka_unit_test(layernorm_matches),      cmocka_unit_test(swiglu_matches),
+        cmocka_unit_test(rope_store_matches),     cmocka_unit_test(rope_vision_matches),
+        cmocka_unit_test(patchify_matches),       cmocka_unit_test(position_embed_matches),
+        cmocka_unit_test(batch_has_the_bits_of_single_rows),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
