@@ -349,7 +349,9 @@ typedef struct {
     uint64_t encoder_queries, encoder_hits;/* images                                  */
     uint64_t vision_runs, text_only_requests;
     uint64_t aborts_queue, aborts_prefill, aborts_decode;
-    double schedule_s, step_s;             /* summed over all steps                   */
+    double step_s;                         /* summed over all steps                   */
+    double schedule_s;                     /* of it, when the device waited for the host */
+    double overlapped_s;                   /* of it, work of the host while the device runs */
     double last_step_age_s;                /* since the last finished step            */
     bool stalled;                          /* work pending, no step for too long      */
     agl_status fatal;                      /* AGL_OK unless the device was lost       */

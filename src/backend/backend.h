@@ -303,6 +303,7 @@ struct agl_backend {
     const agl_backend_ops *ops;
     agl_backend_kind kind;
     agl_dtype activation;       /* F32 on the CPU                                    */
+    bool synchronous;           /* operations have finished when they return         */
     const char *description;    /* "cpu (avx512, 2 threads)"                         */
     uint64_t memory_total;      /* bytes the device has                              */
     uint64_t memory_free;       /* of these unused when the backend was created; 0: not known */

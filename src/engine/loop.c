@@ -1,6 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * loop.c - the engine thread: take what came in, plan, run, publish, again.
+ * loop.c - the engine thread: two steps in its hands, one on the device and one being made.
+ *
+ *     device   |------- step n -------|    |------ step n+1 ------|    |------ step n+2 ---
+ *     host     |publish n-1           |    |publish n             |    |publish n+1
+ *              |  inbox               |    |  inbox               |    |  inbox
+ *              |    plan n+1, lay out |wait|    plan n+2, lay out |wait|    ...
+ *                                     |n   |                      |n+1 |
+ *                                     |accept n, complete n+1, launch n+1
+ *
+ * Between the end of one step and the launch of the next, the device waits for the host: there
+ * the tokens of n are accepted into their sequences and put into n+1, and nothing else is done.
+ * Planning n+1 counts on a token from every sequence in n. A sequence that ends with it leaves
+ * a dead row in n+1 (step.h); for what else may happen in n, n+1 is planned only when n is
+ * published (agl_scheduler_can_run_ahead is the rule): then a round is wait, accept, publish,
+ * and the next one plans and launches.
+ *
+ * The device works in the order in which steps are launched. So pages, vision rows and prefixes
+ * change hands as soon as the host decides it, while the steps that use them still run: what the
+ * new owner queues comes later. Only host memory that a step points to has to stay until it was
+ * waited for: a request that ends is kept until the round is over (departed).
  *
  * A request is on the active list from the moment it is taken from the inbox until its last
  * sequence has ended; the engine's reference goes with it. */
@@ -14,6 +33,17 @@
 
 /* ---- the end of things ------------------------------------------------- */
 
+/* The step on the device, and times that belong to it. */
+typedef struct {
+    agl_step_plan *on_device;   /* NULL: none                                           */
+    uint64_t idle_since_ns;     /* when the device ran out of work, or work came in     */
+    uint64_t launched_ns;       /* launch began                                         */
+    uint64_t queued_ns;         /* launch returned                                      */
+    /* Of the last round, for the statistics. */
+    double schedule_s, overlapped_s, step_s;
+    uint32_t generated;
+} pipeline;
+
 static void active_add(agl_engine *engine, agl_request *request)
 {
     request->active_previous = NULL;
@@ -22,7 +52,8 @@ static void active_add(agl_engine *engine, agl_request *request)
     engine->active = request;
 }
 
-/* Gives up the engine's reference. */
+/* The step on the device may point into the request: let_departed_go gives up the engine's
+ * reference. */
 static void active_remove(agl_engine *engine, agl_request *request)
 {
     if (request->active_previous != NULL) {
@@ -32,7 +63,18 @@ static void active_remove(agl_engine *engine, agl_request *request)
     }
     if (request->active_next != NULL) request->active_next->active_previous = request->active_previous;
     if (!request->scheduled) agl_engine_left_queue(engine, request);
-    agl_request_release(request);
+    request->active_next = engine->departed;
+    engine->departed = request;
+}
+
+/* At the end of a round: the step on the device was completed after they had ended. */
+static void let_departed_go(agl_engine *engine)
+{
+    while (engine->departed != NULL) {
+        agl_request *request = engine->departed;
+        engine->departed = request->active_next;
+        agl_request_release(request);
+    }
 }
 
 /* Show the consumer the sequence as it is now. token_ns: when its newest token was made; 0: none
@@ -54,7 +96,6 @@ static void publish(agl_sequence *sequence, agl_finish finish, int32_t stop_toke
     if (notify) agl_request_notify(request);
 }
 
-/* May free the request: nothing of it is touched afterwards. */
 static void end_sequence(agl_engine *engine, agl_sequence *sequence, agl_finish finish,
                          int32_t stop_token, uint64_t token_ns)
 {
@@ -78,12 +119,10 @@ static void cancel_request(agl_engine *engine, agl_request *request)
 {
     if (request->live == 0) return;
     count_abort(engine, request);
-    agl_request_retain(request);
     for (uint32_t i = 0; i < request->sampling.n; i++) {
         if (request->sequences[i].state == AGL_SEQUENCE_ENDED) continue;
         end_sequence(engine, &request->sequences[i], AGL_FINISH_ABORT, -1, 0);
     }
-    agl_request_release(request);
 }
 
 /* The scheduler has let go of all sequences, or never had them. */
@@ -212,14 +251,15 @@ static void update_gauges(agl_engine *engine)
     pthread_mutex_unlock(&engine->stats_lock);
 }
 
-/* Wait for work and take it. false: the engine is to stop. */
-static bool take_inbox(agl_engine *engine)
+/* Take what has come in; without any work, wait for it. false: the engine is to stop. */
+static bool take_inbox(agl_engine *engine, pipeline *pipe)
 {
     pthread_mutex_lock(&engine->inbox_lock);
     while (!engine->stopping && !engine->reset_caches && engine->submitted_first == NULL &&
-           engine->posted_first == NULL && engine->active == NULL) {
+           engine->posted_first == NULL && engine->active == NULL && pipe->on_device == NULL) {
         update_gauges(engine);
         pthread_cond_wait(&engine->inbox_wake, &engine->inbox_lock);
+        pipe->idle_since_ns = agl_clock_ns();
     }
     agl_request *submitted = engine->submitted_first, *posted = engine->posted_first;
     engine->submitted_first = engine->submitted_last = engine->posted_first = NULL;
@@ -238,9 +278,48 @@ static bool take_inbox(agl_engine *engine)
 
 /* ---- after a step ------------------------------------------------------ */
 
+/* The forward pass has swept the caches, and a sequence's state is a dozen lines in as many
+ * places: fetching them ahead of use saves a third of the time of 256 sequences. */
+#define FETCH_FAR 8
+#define FETCH_NEAR 4
+
+static void fetch_sequence(const agl_step_plan *plan, uint32_t e)
+{
+    const agl_sequence *sequence = e < plan->entry_count ? plan->entries[e].sequence : NULL;
+    if (sequence == NULL) return;
+    const char *far = (const char *)sequence;
+    for (size_t line = 0; line < sizeof *sequence; line += 64) __builtin_prefetch(far + line);
+}
+
+/* What accept touches. */
+static void fetch_ahead(const agl_engine *engine, const agl_step_plan *plan, uint32_t e)
+{
+    fetch_sequence(plan, e + FETCH_FAR);
+    if (e + FETCH_NEAR >= plan->entry_count) return;
+    const agl_step_entry *near = &plan->entries[e + FETCH_NEAR];
+    const agl_sequence *sequence = near->sequence;
+    if (sequence == NULL) return;
+    __builtin_prefetch(&sequence->request->sampling);
+    __builtin_prefetch(&sequence->request->sampling.stop_tokens);
+    if (near->samples != 1) return;
+    __builtin_prefetch(&sequence->output[sequence->output_count]);
+    agl_sampler_prefetch(&sequence->sampler,
+                         agl_step_sample(engine->step, plan, e + FETCH_NEAR, 0)->token);
+}
+
+/* What publish touches. */
+static void fetch_request(const agl_step_plan *plan, uint32_t e)
+{
+    const agl_sequence *sequence = e < plan->entry_count ? plan->entries[e].sequence : NULL;
+    if (sequence == NULL) return;
+    __builtin_prefetch(&sequence->request->lock);
+    __builtin_prefetch(&sequence->request->wake);
+    __builtin_prefetch(&sequence->request->status);
+    __builtin_prefetch(&sequence->request->first_token_ns);
+}
+
 /* The sampled token joins its sequence, which may end with it. */
-static void accept(agl_engine *engine, agl_sequence *sequence, const agl_sample_result *result,
-                   uint64_t now)
+static void accept(agl_sequence *sequence, const agl_sample_result *result)
 {
     const agl_sampling_rules *rules = &sequence->request->sampling;
     uint32_t place = sequence->output_count;
@@ -248,105 +327,94 @@ static void accept(agl_engine *engine, agl_sequence *sequence, const agl_sample_
     sequence->output[place] = result->token;
     if (sequence->results != NULL) sequence->results[place] = *result;
     sequence->output_count = place + 1;
+    sequence->pending = 0;
     agl_sampler_accept(&sequence->sampler, result->token);
+    sequence->ending_token = -1;
     if (agl_sampling_stops(rules, result->token)) {
-        end_sequence(engine, sequence, AGL_FINISH_STOP, result->token, now);
+        sequence->ending = AGL_FINISH_STOP;
+        sequence->ending_token = result->token;
     } else if (sequence->output_count == rules->max_tokens) {
-        end_sequence(engine, sequence, AGL_FINISH_LENGTH, -1, now);
-    } else {
-        publish(sequence, AGL_FINISH_NONE, -1, now);
+        sequence->ending = AGL_FINISH_LENGTH;
     }
 }
 
-static void keep_prompt_results(const agl_engine *engine, const agl_step_entry *entry, uint32_t index)
+/* Nobody is told yet: the device waits. Returns the number of tokens. */
+static uint32_t accept_step(agl_engine *engine, agl_step_plan *plan)
 {
-    agl_request *request = entry->sequence->request;
-    for (uint32_t i = 0; i < entry->prompt_logits; i++) {
-        request->prompt_results[entry->sequence->computed + i + 1] =
-            *agl_step_prompt_result(engine->step, index, i);
-    }
-}
-
-/* The forward pass has swept the caches, and a sequence's state is a dozen lines in as many
- * places: fetching them ahead of use saves a third of the time of 256 sequences. */
-#define FETCH_FAR 8
-#define FETCH_NEAR 4
-
-static void fetch_ahead(const agl_engine *engine, const agl_step_plan *plan, uint32_t e)
-{
-    if (e + FETCH_FAR < plan->entry_count) {
-        const char *far = (const char *)plan->entries[e + FETCH_FAR].sequence;
-        for (size_t line = 0; line < sizeof(agl_sequence); line += 64) __builtin_prefetch(far + line);
-    }
-    if (e + FETCH_NEAR >= plan->entry_count) return;
-    const agl_step_entry *near = &plan->entries[e + FETCH_NEAR];
-    const agl_sequence *sequence = near->sequence;
-    const agl_request *request = sequence->request;
-    __builtin_prefetch(&request->prompt);
-    __builtin_prefetch(&request->sampling);
-    __builtin_prefetch(&request->sampling.stop_tokens);
-    __builtin_prefetch(&request->lock);
-    __builtin_prefetch(&request->wake);
-    __builtin_prefetch(&request->status);
-    __builtin_prefetch(&request->first_token_ns);
-    if (near->samples != 1) return;
-    __builtin_prefetch(&sequence->output[sequence->output_count]);
-    agl_sampler_prefetch(&sequence->sampler,
-                         agl_step_sample(engine->step, e + FETCH_NEAR, 0)->token);
-}
-
-static uint32_t finish_step(agl_engine *engine, const agl_step_plan *plan)
-{
-    uint64_t now = agl_clock_ns();
     uint32_t generated = 0;
     for (uint32_t e = 0; e < plan->entry_count; e++) {
         fetch_ahead(engine, plan, e);
-        const agl_step_entry *entry = &plan->entries[e];
+        agl_step_entry *entry = &plan->entries[e];
         agl_sequence *sequence = entry->sequence;
-        agl_request *request = sequence->request;
-        keep_prompt_results(engine, entry, e);
-        agl_scheduler_advance(engine->scheduler, entry);
-        if (entry->samples == 0) continue;
-        generated += entry->samples;
-        if (entry->samples == 1) {
-            accept(engine, sequence, agl_step_sample(engine->step, e, 0), now);
+        if (sequence == NULL) continue;
+        if (sequence->state == AGL_SEQUENCE_ENDED) {    /* by the inbox, while the step ran */
+            entry->sequence = NULL;
             continue;
         }
         /* All choices take over the prompt's pages before one of them may end. */
         for (uint32_t i = 1; i < entry->samples; i++) {
-            agl_scheduler_fork(engine->scheduler, &request->sequences[i], sequence);
+            agl_scheduler_fork(engine->scheduler, &sequence->request->sequences[i], sequence);
         }
-        agl_request_retain(request);
         for (uint32_t i = 0; i < entry->samples; i++) {
-            accept(engine, &request->sequences[i], agl_step_sample(engine->step, e, i), now);
+            agl_sequence *choice = entry->samples > 1 ? &sequence->request->sequences[i] : sequence;
+            accept(choice, agl_step_sample(engine->step, plan, e, i));
         }
-        agl_request_release(request);
+        generated += entry->samples;
     }
     return generated;
 }
 
-/* Times of one round, in seconds on agl_clock_s. */
-typedef struct {
-    double started, planned, ran, finished;
-} round_times;
+static void keep_prompt_results(const agl_engine *engine, const agl_step_plan *plan, uint32_t e)
+{
+    const agl_step_entry *entry = &plan->entries[e];
+    for (uint32_t i = 0; i < entry->prompt_logits; i++) {
+        entry->sequence->request->prompt_results[entry->first + i + 1] =
+            *agl_step_prompt_result(engine->step, plan, e, i);
+    }
+}
 
-static void update_stats(agl_engine *engine, const round_times *times, uint32_t generated)
+static double seconds(uint64_t from_ns, uint64_t to_ns) { return (double)(to_ns - from_ns) * 1e-9; }
+
+static void update_stats(agl_engine *engine, const pipeline *pipe)
 {
     agl_scheduler_counters counters = agl_scheduler_counters_get(engine->scheduler);
     pthread_mutex_lock(&engine->stats_lock);
     agl_engine_stats *stats = &engine->stats;
     stats->steps++;
-    stats->generated_tokens += generated;
+    stats->generated_tokens += pipe->generated;
     stats->preemptions = counters.preemptions;
     stats->prefix_queries = counters.prefix_queries;
     stats->prefix_hits = counters.prefix_hits;
     stats->encoder_queries = counters.encoder_queries;
     stats->encoder_hits = counters.encoder_hits;
     stats->vision_runs = agl_model_counters_get(engine->model).vision_runs;
-    stats->schedule_s += times->planned - times->started + times->finished - times->ran;
-    stats->step_s += times->finished - times->started;
+    stats->schedule_s += pipe->schedule_s;
+    stats->overlapped_s += pipe->overlapped_s;
+    stats->step_s += pipe->step_s;
     engine->last_step_ns = agl_clock_ns();
     pthread_mutex_unlock(&engine->stats_lock);
+}
+
+/* Tell the consumers; sequences that ended give back what they hold. */
+static void publish_step(agl_engine *engine, const pipeline *pipe, const agl_step_plan *plan,
+                         uint64_t token_ns)
+{
+    update_stats(engine, pipe);
+    for (uint32_t e = 0; e < plan->entry_count; e++) {
+        fetch_request(plan, e + FETCH_NEAR);
+        const agl_step_entry *entry = &plan->entries[e];
+        if (entry->sequence == NULL) continue;
+        keep_prompt_results(engine, plan, e);
+        for (uint32_t i = 0; i < entry->samples; i++) {
+            agl_sequence *choice = entry->samples > 1 ? &entry->sequence->request->sequences[i]
+                                                      : entry->sequence;
+            if (choice->ending == AGL_FINISH_NONE) {
+                publish(choice, AGL_FINISH_NONE, -1, token_ns);
+            } else {
+                end_sequence(engine, choice, choice->ending, choice->ending_token, token_ns);
+            }
+        }
+    }
 }
 
 static void fail_all(agl_engine *engine, agl_status status, const char *message)
@@ -368,50 +436,97 @@ static void go_fatal(agl_engine *engine, const agl_error *error)
     fail_all(engine, AGL_ERR_DEVICE, error->message);
 }
 
-static void run_round(agl_engine *engine)
+/* ---- the pipeline ------------------------------------------------------ */
+
+/* NULL: there is nothing to do that does not wait for the step on the device. */
+static agl_step_plan *plan_step(agl_engine *engine, const pipeline *pipe)
 {
-    round_times times = {.started = agl_clock_s()};
+    const agl_step_plan *on_device = pipe->on_device;
+    if (on_device != NULL && !agl_scheduler_can_run_ahead(engine->scheduler, on_device)) return NULL;
     agl_step_plan *plan = agl_scheduler_plan(engine->scheduler);
-    if (plan->entry_count == 0) {
+    if (plan->entry_count > 0) {
+        agl_step_prepare(engine->step, plan);
+        return plan;
+    }
+    if (on_device == NULL) {
         /* Something always fits when requests are there; if our accounting says otherwise, say so
          * rather than spin. */
         agl_error error = {.status = AGL_ERR_INTERNAL,
                            .message = "the scheduler found no work although requests wait"};
         go_fatal(engine, &error);
-        return;
     }
-    agl_step_prepare(engine->step, plan);
-    times.planned = agl_clock_s();
+    return engine->pages.copy_count > 0 ? plan : NULL;
+}
+
+/* Wait for the step on the device and take its tokens. */
+static agl_status finish_step(agl_engine *engine, pipeline *pipe, agl_error *err)
+{
+    agl_step_plan *plan = pipe->on_device;
+    uint64_t wait_ns = agl_clock_ns();
+    pipe->on_device = NULL;
+    AGL_TRY(agl_step_wait(engine->step, err));
+    uint64_t now = agl_clock_ns();
+    pipe->schedule_s = seconds(pipe->idle_since_ns, pipe->launched_ns);
+    pipe->overlapped_s = seconds(pipe->queued_ns, wait_ns);
+    pipe->step_s = seconds(pipe->idle_since_ns, now);
+    double device_s = seconds(pipe->launched_ns, now);
+    pipe->idle_since_ns = now;
+    if (plan->image_count == 0) agl_scheduler_measured(engine->scheduler, plan, device_s);
+    pipe->generated = accept_step(engine, plan);
+    return AGL_OK;
+}
+
+static agl_status launch_step(agl_engine *engine, pipeline *pipe, agl_step_plan *plan,
+                              agl_error *err)
+{
+    uint64_t now = agl_clock_ns();
+    AGL_TRY(agl_step_launch(engine->step, plan, &engine->pages, err));
+    if (plan->live_count == 0) return AGL_OK;
+    pipe->on_device = plan;
+    pipe->launched_ns = now;
+    pipe->queued_ns = agl_clock_ns();
+    for (uint32_t e = 0; e < plan->entry_count; e++) {
+        if (plan->entries[e].sequence != NULL) agl_scheduler_advance(engine->scheduler, &plan->entries[e]);
+    }
+    return AGL_OK;
+}
+
+/* One turn of the picture on top. */
+static void run_round(agl_engine *engine, pipeline *pipe)
+{
     agl_error error = {0};
-    agl_status status = agl_step_run(engine->step, plan, &engine->pages, &error);
-    times.ran = agl_clock_s();
+    agl_step_plan *done = pipe->on_device, *next = plan_step(engine, pipe);
+    agl_status status = done != NULL ? finish_step(engine, pipe, &error) : AGL_OK;
     if (status != AGL_OK) {
         go_fatal(engine, &error);
         return;
     }
-    if (plan->image_count == 0) {
-        agl_scheduler_measured(engine->scheduler, plan, times.ran - times.planned);
-    }
-    uint32_t generated = finish_step(engine, plan);
-    times.finished = agl_clock_s();
-    update_stats(engine, &times, generated);
+    uint64_t token_ns = pipe->idle_since_ns;
+    if (next != NULL) agl_step_complete(engine->step, next);
+    /* Tokens do not wait for a launch that comes back only when the device is done. */
+    bool publish_first = next == NULL || agl_step_launch_blocks(engine->step, next);
+    if (done != NULL && publish_first) publish_step(engine, pipe, done, token_ns);
+    if (next != NULL) status = launch_step(engine, pipe, next, &error);
+    if (done != NULL && !publish_first) publish_step(engine, pipe, done, token_ns);
+    if (status != AGL_OK) go_fatal(engine, &error);
 }
 
 void *agl_engine_loop(void *argument)
 {
     agl_engine *engine = argument;
+    pipeline pipe = {.idle_since_ns = agl_clock_ns()};
     pthread_setname_np(pthread_self(), "agl-engine");
-    while (take_inbox(engine)) {
+    while (take_inbox(engine, &pipe)) {
         check_deadlines(engine);
         update_gauges(engine);
-        if (engine->active == NULL) continue;
-        pthread_mutex_lock(&engine->inbox_lock);
-        agl_status fatal = engine->fatal;
-        pthread_mutex_unlock(&engine->inbox_lock);
-        if (fatal != AGL_OK) fail_all(engine, fatal, engine->fatal_message);
-        else run_round(engine);
+        /* Only this thread writes `fatal`, so it may read it without the lock. */
+        if (engine->fatal != AGL_OK) fail_all(engine, engine->fatal, engine->fatal_message);
+        else if (engine->active != NULL || pipe.on_device != NULL) run_round(engine, &pipe);
+        let_departed_go(engine);
     }
+    if (pipe.on_device != NULL) agl_step_wait(engine->step, NULL);
     fail_all(engine, AGL_ERR_CANCELLED, "the engine is shutting down");
+    let_departed_go(engine);
     update_gauges(engine);
     return NULL;
 }

@@ -335,8 +335,7 @@ static bool ends_with(const int32_t *output, uint32_t output_count, const agl_ba
                                   before * sizeof *output) == 0);
 }
 
-void agl_sampler_row(agl_sampler *sampler, agl_sample_row *out, const int32_t *output,
-                     uint32_t output_count)
+void agl_sampler_row(const agl_sampler *sampler, agl_sample_row *out, uint32_t index)
 {
     const agl_sampling_rules *rules = sampler->rules;
     *out = (agl_sample_row){
@@ -348,14 +347,20 @@ void agl_sampler_row(agl_sampler *sampler, agl_sample_row *out, const int32_t *o
         .presence_penalty = rules->presence_penalty,
         .top_k = rules->top_k,
         .logprobs = rules->logprobs,
-        .random = rules->temperature > 0.0f ? agl_random_uniform(sampler->seed, output_count) : 0.0,
+        .random = rules->temperature > 0.0f ? agl_random_uniform(sampler->seed, index) : 0.0,
         .counts = sampler->counts,
-        .count_count = (int32_t)sampler->count_count,
         .bias = rules->bias,
         .bias_count = (int32_t)rules->bias_count,
         .allowed = rules->allowed,
     };
-    bool early = output_count < rules->min_tokens;
+}
+
+void agl_sampler_row_complete(agl_sampler *sampler, agl_sample_row *out, const int32_t *output,
+                              uint32_t index)
+{
+    const agl_sampling_rules *rules = sampler->rules;
+    out->count_count = (int32_t)sampler->count_count;
+    bool early = index < rules->min_tokens;
     if (!early && rules->bad_word_count == 0) return;
 
     uint32_t count = rules->bias_count;
@@ -364,7 +369,7 @@ void agl_sampler_row(agl_sampler *sampler, agl_sample_row *out, const int32_t *o
     }
     for (uint32_t i = 0; i < rules->bad_word_count; i++) {
         const agl_bad_word *word = &rules->bad_words[i];
-        if (!ends_with(output, output_count, word)) continue;
+        if (!ends_with(output, index, word)) continue;
         sampler->bias[count++] = (agl_logit_bias){word->tokens[word->count - 1], -INFINITY};
     }
     out->bias = sampler->bias;

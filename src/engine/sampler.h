@@ -83,9 +83,13 @@ agl_status agl_sampler_init(agl_sampler *sampler, const agl_sampling_rules *rule
                             agl_error *err);
 void agl_sampler_deinit(agl_sampler *sampler);
 
-/* Parameters for the token after output[0 .. output_count). Valid until the next call. */
-void agl_sampler_row(agl_sampler *sampler, agl_sample_row *out, const int32_t *output,
-                     uint32_t output_count);
+/* Parameters for output token number `index`, as far as they do not depend on the tokens
+ * before it. */
+void agl_sampler_row(const agl_sampler *sampler, agl_sample_row *out, uint32_t index);
+
+/* And the rest, now that output[0 .. index) is there and accepted. Valid until the next call. */
+void agl_sampler_row_complete(agl_sampler *sampler, agl_sample_row *out, const int32_t *output,
+                              uint32_t index);
 
 /* `token` will be accepted soon: bring its count near. */
 void agl_sampler_prefetch(const agl_sampler *sampler, int32_t token);

@@ -28,7 +28,8 @@ struct agl_scheduler {
     uint32_t waiting_count, waiting_capacity;
     uint32_t preempted_count;   /* of the waiting ones                   */
     uint32_t choices;           /* of all requests here: the most that may wait at once */
-    agl_step_plan plan;
+    agl_step_plan plans[2];     /* one is on the device, one is being made */
+    agl_step_plan *plan;        /* the latter                            */
     agl_scheduler_counters counters;
     double decode_step_s;       /* running mean of steps without prompts */
     double prompt_row_s;        /* and of what one prompt row adds       */
@@ -48,9 +49,14 @@ agl_status agl_scheduler_create(agl_scheduler **out, const agl_scheduler_options
     scheduler->waiting_capacity = options->max_waiting + options->max_sequences;
     scheduler->running = calloc(options->max_sequences, sizeof *scheduler->running);
     scheduler->waiting = calloc(scheduler->waiting_capacity, sizeof *scheduler->waiting);
-    scheduler->plan.entries = calloc(options->max_sequences, sizeof *scheduler->plan.entries);
+    for (uint32_t turn = 0; turn < 2; turn++) {
+        agl_step_plan *plan = &scheduler->plans[turn];
+        plan->turn = turn;
+        plan->entries = calloc(options->max_sequences, sizeof *plan->entries);
+    }
+    scheduler->plan = &scheduler->plans[1];
     if (scheduler->running == NULL || scheduler->waiting == NULL ||
-        scheduler->plan.entries == NULL) {
+        scheduler->plans[0].entries == NULL || scheduler->plans[1].entries == NULL) {
         agl_scheduler_destroy(scheduler);
         return agl_fail(err, AGL_ERR_MEMORY, "no memory for the scheduler");
     }
@@ -63,7 +69,8 @@ void agl_scheduler_destroy(agl_scheduler *scheduler)
     if (scheduler == NULL) return;
     free(scheduler->running);
     free(scheduler->waiting);
-    free(scheduler->plan.entries);
+    free(scheduler->plans[0].entries);
+    free(scheduler->plans[1].entries);
     free(scheduler);
 }
 
@@ -168,6 +175,7 @@ static void unpin_images(agl_scheduler *scheduler, agl_sequence *sequence, uint3
 
 static void preempt(agl_scheduler *scheduler, agl_sequence *sequence)
 {
+    assert(sequence->pending == 0);
     running_remove(scheduler, sequence);
     unpin_images(scheduler, sequence, UINT32_MAX);
     agl_sequence_drop(scheduler->pages, sequence, false);
@@ -208,6 +216,7 @@ void agl_scheduler_advance(agl_scheduler *scheduler, const agl_step_entry *entry
 {
     agl_sequence *sequence = entry->sequence;
     agl_sequence_advance(scheduler->pages, sequence, entry->row_count);
+    sequence->pending = entry->samples > 0;
     if (scheduler->encoder != NULL) unpin_images(scheduler, sequence, sequence->computed);
 }
 
@@ -215,21 +224,39 @@ void agl_scheduler_advance(agl_scheduler *scheduler, const agl_step_entry *entry
 
 static bool is_decoding(const agl_sequence *sequence)
 {
-    return sequence->computed + 1 == agl_sequence_tokens(sequence) && sequence->output_count > 0;
+    return sequence->computed + 1 == agl_sequence_tokens(sequence) &&
+           sequence->output_count + sequence->pending > 0;
+}
+
+/* It decodes, and the token that is being made is not its last. */
+static bool goes_on(const agl_sequence *sequence)
+{
+    return is_decoding(sequence) &&
+           sequence->output_count + sequence->pending < sequence->request->sampling.max_tokens;
+}
+
+/* Its prompt's own tokens get log-probabilities. */
+static bool is_scored(const agl_sequence *sequence)
+{
+    return sequence->request->prompt_results != NULL &&
+           sequence->output_count + sequence->pending == 0;
 }
 
 static void add_entry(agl_scheduler *scheduler, agl_sequence *sequence, uint32_t rows)
 {
-    agl_step_plan *plan = &scheduler->plan;
+    agl_step_plan *plan = scheduler->plan;
     const agl_request *request = sequence->request;
     uint32_t end = sequence->computed + rows;
     agl_step_entry *entry = &plan->entries[plan->entry_count++];
-    *entry = (agl_step_entry){.sequence = sequence, .row_count = rows};
+    *entry = (agl_step_entry){.sequence = sequence, .first = sequence->computed,
+                              .row_count = rows, .pending = sequence->pending};
     if (end == agl_sequence_tokens(sequence)) entry->samples = sequence->slots;
+    if (entry->samples > 1) plan->forks = true;
     /* Row i predicts prompt token i + 1; the prompt's last row is for sampling. */
-    if (request->prompt_results != NULL && sequence->output_count == 0) {
+    if (is_scored(sequence)) {
         entry->prompt_logits = end == request->prompt.tokens.count ? rows - 1 : rows;
     }
+    plan->live_count++;
     plan->row_count += rows;
     plan->logit_count += entry->samples + entry->prompt_logits;
 }
@@ -239,7 +266,7 @@ static void plan_decodes(agl_scheduler *scheduler)
 {
     for (uint32_t i = 0; i < scheduler->running_count; i++) {
         agl_sequence *sequence = scheduler->running[i];
-        if (!is_decoding(sequence)) continue;
+        if (!goes_on(sequence)) continue;
         bool room;
         while (!(room = agl_sequence_make_room(scheduler->pages, sequence))) {
             agl_sequence *last = scheduler->running[scheduler->running_count - 1];
@@ -248,15 +275,28 @@ static void plan_decodes(agl_scheduler *scheduler)
         }
         if (!room) break;       /* it was the last itself */
         add_entry(scheduler, sequence, 1);
-        scheduler->plan.decode_rows++;
+        scheduler->plan->decode_rows++;
     }
+}
+
+bool agl_scheduler_can_run_ahead(const agl_scheduler *scheduler, const agl_step_plan *on_device)
+{
+    if (on_device->forks) return false;
+    uint32_t available = agl_page_pool_available(scheduler->pages->pool);
+    if (available >= scheduler->running_count) return true;
+    uint32_t needed = 0;
+    for (uint32_t i = 0; i < scheduler->running_count; i++) {
+        const agl_sequence *sequence = scheduler->running[i];
+        needed += goes_on(sequence) && !agl_sequence_has_room(scheduler->pages, sequence);
+    }
+    return needed <= available;
 }
 
 /* Rows that prompts may add to this step. */
 static uint32_t prompt_rows_max(const agl_scheduler *scheduler)
 {
-    uint32_t left = scheduler->options.max_rows - scheduler->plan.row_count;
-    if (scheduler->plan.decode_rows == 0 || scheduler->options.whole_prompts ||
+    uint32_t left = scheduler->options.max_rows - scheduler->plan->row_count;
+    if (scheduler->plan->decode_rows == 0 || scheduler->options.whole_prompts ||
         scheduler->prompt_row_s <= 0.0) return left;
     double target = scheduler->decode_step_s * MIXED_STEP_FACTOR;
     if (target < MIXED_STEP_S) target = MIXED_STEP_S;
@@ -274,12 +314,12 @@ static bool plan_image(agl_scheduler *scheduler, agl_sequence *sequence, uint32_
     scheduler->counters.encoder_hits += entry != AGL_ENCODER_NONE;
     if (entry == AGL_ENCODER_NONE) {
         /* One tower run lengthens the step for everyone, so streams wait for one at most. */
-        uint32_t limit = scheduler->plan.decode_rows > 0 ? 1 : AGL_STEP_IMAGES_MAX;
-        if (scheduler->plan.image_count >= limit) return false;
+        uint32_t limit = scheduler->plan->decode_rows > 0 ? 1 : AGL_STEP_IMAGES_MAX;
+        if (scheduler->plan->image_count >= limit) return false;
         entry = agl_encoder_cache_insert(scheduler->encoder, &image->digest,
                                          (int64_t)image->rows * image->columns);
         if (entry == AGL_ENCODER_NONE) return false;
-        scheduler->plan.images[scheduler->plan.image_count++] =
+        scheduler->plan->images[scheduler->plan->image_count++] =
             (agl_step_image){sequence->request, index, entry};
     }
     scheduler->counters.encoder_queries++;
@@ -309,7 +349,7 @@ static uint32_t plan_chunk(agl_scheduler *scheduler, agl_sequence *sequence, uin
     uint32_t rows = agl_sequence_tokens(sequence) - sequence->computed;
     if (scheduler->options.whole_prompts && rows > limit) return 0;
     if (rows > limit) rows = limit;
-    bool scored = sequence->request->prompt_results != NULL && sequence->output_count == 0;
+    bool scored = is_scored(sequence);
     if (scored && rows > *prompt_logits_left) rows = *prompt_logits_left;
     if (rows > 0) rows = plan_images(scheduler, sequence, rows);
     if (rows == 0) return 0;
@@ -366,8 +406,9 @@ static agl_sequence *admit_next(agl_scheduler *scheduler)
 
 agl_step_plan *agl_scheduler_plan(agl_scheduler *scheduler)
 {
-    agl_step_plan *plan = &scheduler->plan;
-    *plan = (agl_step_plan){.entries = plan->entries};
+    scheduler->plan = &scheduler->plans[1 - scheduler->plan->turn];
+    agl_step_plan *plan = scheduler->plan;
+    *plan = (agl_step_plan){.entries = plan->entries, .turn = plan->turn};
     scheduler->pages->copy_count = 0;
 
     plan_decodes(scheduler);

@@ -12,7 +12,10 @@
  * new sequences while they fit. When a decoding sequence finds no page, the last in order
  * gives up its own and waits; its tokens stay, so nothing is lost or repeated, only computed
  * again. The first in order is never preempted, and one sequence always fits: there is
- * always progress. Engine thread only. */
+ * always progress.
+ *
+ * A plan may be made while the step before it is on the device: its sequences then count the
+ * token that is being made as one they have (agl_sequence.pending). Engine thread only. */
 #ifndef AGL_ENGINE_SCHEDULER_H
 #define AGL_ENGINE_SCHEDULER_H
 
@@ -29,12 +32,13 @@ typedef struct {
     bool whole_prompts;         /* no chunks                                           */
 } agl_scheduler_options;
 
-/* One sequence's rows: tokens [computed, computed + row_count). */
+/* One sequence's rows: tokens [first, first + row_count). */
 typedef struct {
-    agl_sequence *sequence;
-    uint32_t row_count;
+    agl_sequence *sequence;     /* NULL: dead, nobody wants what it computes (step.h)    */
+    uint32_t first, row_count;
     uint32_t prompt_logits;     /* first rows whose logits are scored against the prompt */
     uint32_t samples;           /* tokens drawn from the last row: 0, 1, or n at a fork  */
+    bool pending;               /* its last token is being made by the step before       */
 } agl_step_entry;
 
 /* An image whose vision rows this step must compute first. */
@@ -49,6 +53,9 @@ typedef struct {
 typedef struct {
     agl_step_entry *entries;    /* [max_sequences]                                     */
     uint32_t entry_count, row_count, decode_rows, logit_count;
+    uint32_t live_count;        /* entries that are not dead                           */
+    uint32_t turn;              /* 0, 1, 0, 1, ...: what it is laid out in             */
+    bool forks;                 /* an entry has several samples                        */
     agl_step_image images[AGL_STEP_IMAGES_MAX];
     uint32_t image_count;
 } agl_step_plan;
@@ -67,10 +74,16 @@ void agl_scheduler_destroy(agl_scheduler *scheduler);       /* NULL is allowed *
  * preemption never needs memory. MEMORY: it is not queued. */
 agl_status agl_scheduler_add(agl_scheduler *scheduler, agl_sequence *sequence);
 
-/* Fill `plan` (arrays reserved by the scheduler); entry_count 0: nothing can run. */
+/* The next step; entry_count 0: nothing can run. Valid until the plan after the next one. */
 agl_step_plan *agl_scheduler_plan(agl_scheduler *scheduler);
 
-/* After the step, for each entry: its rows are in the pages. */
+/* May the next step be planned while `on_device` runs? Yes, if the outcome of that can change no
+ * more than the values of tokens and which rows are dead: it forks no choices, and there is a
+ * page for every sequence that goes on, so that none has to be preempted. */
+bool agl_scheduler_can_run_ahead(const agl_scheduler *scheduler, const agl_step_plan *on_device);
+
+/* After launch, for each entry that is not dead: what the device is given next finds its rows
+ * in the pages. */
 void agl_scheduler_advance(agl_scheduler *scheduler, const agl_step_entry *entry);
 
 /* A choice that was never with the scheduler continues from `leader`. */

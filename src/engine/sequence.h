@@ -36,8 +36,12 @@ struct agl_sequence {
     agl_sequence_state state;
     uint32_t heap_index;        /* while waiting                                       */
     uint32_t slots;             /* choices it stands for: n until the fork, then 1     */
-    uint32_t computed;          /* tokens whose keys and values are in the pages       */
+    uint32_t computed;          /* tokens whose keys and values are in the pages, those
+                                 * that the step on the device computes included       */
     uint32_t output_count;
+    uint32_t pending;           /* 1: the step on the device makes its next token      */
+    agl_finish ending;          /* its last token is there; to be told and cleared up  */
+    int32_t ending_token;       /* that stopped it, or -1                              */
     agl_sampler sampler;
     agl_page_id *pages;         /* [page_capacity], page_count held                    */
     uint32_t page_count;
@@ -117,9 +121,11 @@ void agl_request_release(agl_request *request);     /* frees at zero */
 bool agl_request_news(agl_request *request);
 void agl_request_notify(agl_request *request);
 
+/* Tokens there are, and the one that is being made. */
 static inline uint32_t agl_sequence_tokens(const agl_sequence *sequence)
 {
-    return (uint32_t)sequence->request->prompt.tokens.count + sequence->output_count;
+    return (uint32_t)sequence->request->prompt.tokens.count + sequence->output_count +
+           sequence->pending;
 }
 
 static inline int32_t agl_sequence_token(const agl_sequence *sequence, uint32_t index)

@@ -130,17 +130,24 @@ bool agl_sequence_admit(agl_page_context *context, agl_sequence *sequence, uint3
     return true;
 }
 
-bool agl_sequence_make_room(agl_page_context *context, agl_sequence *sequence)
+bool agl_sequence_has_room(const agl_page_context *context, const agl_sequence *sequence)
 {
     uint32_t page = sequence->computed / context->page_tokens;
     assert(page <= sequence->page_count);
+    return page < sequence->page_count &&
+           agl_page_refs(context->pool, sequence->pages[page]) == 1;
+}
+
+bool agl_sequence_make_room(agl_page_context *context, agl_sequence *sequence)
+{
+    if (agl_sequence_has_room(context, sequence)) return true;
+    uint32_t page = sequence->computed / context->page_tokens;
     if (page == sequence->page_count) {
         if (agl_page_acquire(&sequence->pages[page], context->pool) != AGL_OK) return false;
         sequence->page_count++;
         return true;
     }
     agl_page_id shared = sequence->pages[page];
-    if (agl_page_refs(context->pool, shared) == 1) return true;
     agl_page_id own;
     if (agl_page_acquire(&own, context->pool) != AGL_OK) return false;
     list_copy(context, own, shared);

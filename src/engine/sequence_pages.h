@@ -30,7 +30,10 @@ typedef struct {
  * `reserve` pages available. false: not enough, nothing is held. Sets `computed`. */
 bool agl_sequence_admit(agl_page_context *context, agl_sequence *sequence, uint32_t reserve);
 
-/* Make the page of token number `computed` present and private. false: no page left. */
+/* Is the page of token number `computed` present and private? */
+bool agl_sequence_has_room(const agl_page_context *context, const agl_sequence *sequence);
+
+/* Make it so. false: no page left. */
 bool agl_sequence_make_room(agl_page_context *context, agl_sequence *sequence);
 
 /* `choice` continues from `leader`, whose pages it shares from now on. */

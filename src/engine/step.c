@@ -14,17 +14,30 @@
  * own token is scored by the sampler, whose logprob and rank are of the raw logits. */
 #define FORCING_BIAS 1e30f
 
-struct agl_step {
-    agl_step_options options;
+/* Host pointers of the arrays of one block. */
+typedef struct {
+    int32_t *ids, *positions, *visual_rows, *logit_rows, *page_tables;
+    int64_t *slots;
+    agl_attention_sequence *sequences;
+} step_inputs;
+
+/* All that one step on the device needs to stay as it is. */
+typedef struct {
     unsigned char *host, *device;   /* [capacity_bytes] same layout      */
     size_t capacity_bytes, used_bytes;
-    void *pixels;                   /* device: one image                 */
+    step_inputs in;                 /* in `host`                         */
+    agl_batch batch;                /* in `device`                       */
     agl_sample_row *rows;           /* [max_logit_rows]                  */
     agl_sample_result *results;     /* [max_logit_rows]                  */
     agl_logit_bias *forced;         /* [max_logit_rows] for prompt logprobs */
     uint32_t *logit_first;          /* [max_sequences] of an entry: prompt rows, then samples */
     uint32_t *sample_first;         /* [max_sequences]                   */
-    agl_batch batch;                /* device pointers of this step      */
+} step_block;
+
+struct agl_step {
+    agl_step_options options;
+    step_block blocks[2];           /* by plan->turn                     */
+    void *pixels;                   /* device: one image                 */
 };
 
 static size_t aligned(size_t bytes) { return (bytes + ALIGN - 1) / ALIGN * ALIGN; }
@@ -38,28 +51,42 @@ static size_t input_bytes_max(const agl_step_options *options)
            aligned(sequences * options->pages_per_sequence * sizeof(int32_t));
 }
 
+static agl_status create_block(step_block *block, const agl_step_options *options, agl_error *err)
+{
+    block->capacity_bytes = input_bytes_max(options);
+    block->host = calloc(1, block->capacity_bytes);
+    block->rows = calloc(options->max_logit_rows, sizeof *block->rows);
+    block->results = calloc(options->max_logit_rows, sizeof *block->results);
+    block->forced = calloc(options->max_logit_rows, sizeof *block->forced);
+    block->logit_first = calloc(options->max_sequences, sizeof *block->logit_first);
+    block->sample_first = calloc(options->max_sequences, sizeof *block->sample_first);
+    if (block->host == NULL || block->rows == NULL || block->results == NULL ||
+        block->forced == NULL || block->logit_first == NULL || block->sample_first == NULL) {
+        return agl_fail(err, AGL_ERR_MEMORY, "no memory for the inputs of a step");
+    }
+    return options->backend->ops->alloc(options->backend, (void **)&block->device,
+                                        block->capacity_bytes, AGL_MEMORY_STEP_INPUT, err);
+}
+
+static void destroy_block(step_block *block, agl_backend *backend)
+{
+    if (block->device != NULL) backend->ops->free(backend, block->device);
+    free(block->host);
+    free(block->rows);
+    free(block->results);
+    free(block->forced);
+    free(block->logit_first);
+    free(block->sample_first);
+}
+
 agl_status agl_step_create(agl_step **out, const agl_step_options *options, agl_error *err)
 {
     agl_step *step = calloc(1, sizeof *step);
     if (step == NULL) return agl_fail(err, AGL_ERR_MEMORY, "no memory for the step");
     step->options = *options;
-    step->capacity_bytes = input_bytes_max(options);
-    step->host = calloc(1, step->capacity_bytes);
-    step->rows = calloc(options->max_logit_rows, sizeof *step->rows);
-    step->results = calloc(options->max_logit_rows, sizeof *step->results);
-    step->forced = calloc(options->max_logit_rows, sizeof *step->forced);
-    step->logit_first = calloc(options->max_sequences, sizeof *step->logit_first);
-    step->sample_first = calloc(options->max_sequences, sizeof *step->sample_first);
-    agl_status status = AGL_OK;
-    if (step->host == NULL || step->rows == NULL || step->results == NULL ||
-        step->forced == NULL || step->logit_first == NULL || step->sample_first == NULL) {
-        status = agl_fail(err, AGL_ERR_MEMORY, "no memory for the inputs of a step");
-    }
     agl_backend *backend = options->backend;
-    if (status == AGL_OK) {
-        status = backend->ops->alloc(backend, (void **)&step->device, step->capacity_bytes,
-                                     AGL_MEMORY_STEP_INPUT, err);
-    }
+    agl_status status = create_block(&step->blocks[0], options, err);
+    if (status == AGL_OK) status = create_block(&step->blocks[1], options, err);
     if (status == AGL_OK && options->encoder != NULL) {
         status = backend->ops->alloc(backend, &step->pixels, options->pixel_bytes_max,
                                      AGL_MEMORY_VISION, err);
@@ -76,69 +103,68 @@ void agl_step_destroy(agl_step *step)
 {
     if (step == NULL) return;
     agl_backend *backend = step->options.backend;
-    if (step->device != NULL) backend->ops->free(backend, step->device);
+    destroy_block(&step->blocks[0], backend);
+    destroy_block(&step->blocks[1], backend);
     if (step->pixels != NULL) backend->ops->free(backend, step->pixels);
-    free(step->host);
-    free(step->rows);
-    free(step->results);
-    free(step->forced);
-    free(step->logit_first);
-    free(step->sample_first);
     free(step);
 }
 
 /* ---- inputs ------------------------------------------------------------ */
 
-/* Host pointers of the arrays while they are filled. */
-typedef struct {
-    int32_t *ids, *positions, *visual_rows, *logit_rows, *page_tables;
-    int64_t *slots;
-    agl_attention_sequence *sequences;
-} step_inputs;
-
 /* Next array of the block: the host pointer is returned, *device gets its twin. */
-static void *take(agl_step *step, const void **device, size_t bytes)
+static void *take(step_block *block, const void **device, size_t bytes)
 {
-    assert(step->used_bytes + aligned(bytes) <= step->capacity_bytes);
-    void *host = step->host + step->used_bytes;
-    *device = step->device + step->used_bytes;
-    step->used_bytes += aligned(bytes);
+    assert(block->used_bytes + aligned(bytes) <= block->capacity_bytes);
+    void *host = block->host + block->used_bytes;
+    *device = block->device + block->used_bytes;
+    block->used_bytes += aligned(bytes);
     return host;
 }
 
 static uint32_t table_entries(const agl_step *step, const agl_step_entry *entry)
 {
-    uint32_t context = entry->sequence->computed + entry->row_count;
+    uint32_t context = entry->first + entry->row_count;
     return (context + step->options.page_tokens - 1) / step->options.page_tokens;
 }
 
-static step_inputs lay_out(agl_step *step, const agl_step_plan *plan)
+static void lay_out(const agl_step *step, step_block *block, const agl_step_plan *plan)
 {
-    step_inputs in;
-    agl_batch *batch = &step->batch;
+    step_inputs *in = &block->in;
+    agl_batch *batch = &block->batch;
     size_t rows = plan->row_count, tables = 0;
     for (uint32_t i = 0; i < plan->entry_count; i++) tables += table_entries(step, &plan->entries[i]);
 
-    step->used_bytes = 0;
+    block->used_bytes = 0;
     *batch = (agl_batch){.rows = plan->row_count, .sequence_count = plan->entry_count,
                          .logit_count = plan->logit_count, .kv = step->options.kv->layers};
-    in.ids = take(step, (const void **)&batch->ids, rows * sizeof *in.ids);
-    in.positions = take(step, (const void **)&batch->positions, 3 * rows * sizeof *in.positions);
-    in.visual_rows = take(step, (const void **)&batch->visual_rows, rows * sizeof *in.visual_rows);
-    in.logit_rows = take(step, (const void **)&batch->logit_rows,
-                         plan->logit_count * sizeof *in.logit_rows);
-    in.slots = take(step, (const void **)&batch->slots, rows * sizeof *in.slots);
-    in.sequences = take(step, (const void **)&batch->sequences,
-                        plan->entry_count * sizeof *in.sequences);
-    in.page_tables = take(step, (const void **)&batch->page_tables, tables * sizeof *in.page_tables);
-    return in;
+    in->ids = take(block, (const void **)&batch->ids, rows * sizeof *in->ids);
+    in->positions = take(block, (const void **)&batch->positions, 3 * rows * sizeof *in->positions);
+    in->visual_rows = take(block, (const void **)&batch->visual_rows,
+                           rows * sizeof *in->visual_rows);
+    in->logit_rows = take(block, (const void **)&batch->logit_rows,
+                          plan->logit_count * sizeof *in->logit_rows);
+    in->slots = take(block, (const void **)&batch->slots, rows * sizeof *in->slots);
+    in->sequences = take(block, (const void **)&batch->sequences,
+                         plan->entry_count * sizeof *in->sequences);
+    in->page_tables = take(block, (const void **)&batch->page_tables,
+                           tables * sizeof *in->page_tables);
+}
+
+/* The last token of a pending entry is not known yet: complete() puts it in. */
+static void fill_ids(const agl_step_entry *entry, int32_t *ids)
+{
+    uint32_t known = entry->row_count - entry->pending;
+    for (uint32_t i = 0; i < known; i++) {
+        ids[i] = agl_sequence_token(entry->sequence, entry->first + i);
+    }
+    if (entry->pending) ids[known] = 0;
 }
 
 static void fill_slots(const agl_step *step, const agl_step_entry *entry, int64_t *slots)
 {
     uint32_t page_tokens = step->options.page_tokens;
-    uint32_t page = entry->sequence->computed / page_tokens;
-    uint32_t offset = entry->sequence->computed % page_tokens;
+    uint32_t page = entry->first / page_tokens;
+    uint32_t offset = entry->first % page_tokens;
     for (uint32_t i = 0; i < entry->row_count; i++) {
         slots[i] = (int64_t)entry->sequence->pages[page] * page_tokens + offset;
         if (++offset == page_tokens) {
@@ -153,7 +179,7 @@ static bool fill_visual(const agl_step *step, const agl_step_entry *entry, int32
 {
     const agl_sequence *sequence = entry->sequence;
     const agl_prompt *prompt = &sequence->request->prompt;
-    uint32_t first = sequence->computed, end = first + entry->row_count;
+    uint32_t first = entry->first, end = first + entry->row_count;
     bool any = false;
     for (uint32_t i = 0; i < entry->row_count; i++) visual_rows[i] = -1;
     for (size_t i = 0; i < prompt->image_count; i++) {
@@ -171,73 +197,86 @@ static bool fill_visual(const agl_step *step, const agl_step_entry *entry, int32
     return any;
 }
 
-static void fill_prompt_scoring(agl_step *step, const agl_step_entry *entry, uint32_t logit)
+static void fill_prompt_scoring(step_block *block, const agl_step_entry *entry, uint32_t logit)
 {
     const agl_request *request = entry->sequence->request;
     const agl_sampling_rules *rules = &request->sampling;
     for (uint32_t i = 0; i < entry->prompt_logits; i++) {
-        uint32_t token = entry->sequence->computed + i + 1;
-        step->forced[logit + i] = (agl_logit_bias){request->prompt.tokens.ids[token], FORCING_BIAS};
-        step->rows[logit + i] = (agl_sample_row){
+        uint32_t token = entry->first + i + 1;
+        block->forced[logit + i] = (agl_logit_bias){request->prompt.tokens.ids[token], FORCING_BIAS};
+        block->rows[logit + i] = (agl_sample_row){
             .top_p = 1.0f, .repetition_penalty = 1.0f, .logprobs = rules->prompt_logprobs,
-            .bias = &step->forced[logit + i], .bias_count = 1};
-        step->results[logit + i] = (agl_sample_result){
+            .bias = &block->forced[logit + i], .bias_count = 1};
+        block->results[logit + i] = (agl_sample_result){
             .top = agl_results_top(request->prompt_results, request->prompt.tokens.count,
                                    rules->prompt_logprobs, token)};
     }
 }
 
-/* One logit row of the entry's last row for each choice that goes on from it. */
-static void fill_sampling(agl_step *step, const agl_step_entry *entry, uint32_t logit)
+/* The i-th of the sequences that an entry's samples are for. */
+static agl_sequence *sampled_choice(const agl_step_entry *entry, uint32_t i)
 {
-    agl_request *request = entry->sequence->request;
-    const agl_sampling_rules *rules = &request->sampling;
+    return entry->samples > 1 ? &entry->sequence->request->sequences[i] : entry->sequence;
+}
+
+/* Number, in the output, of the token that an entry samples. */
+static uint32_t sampled_index(const agl_step_entry *entry)
+{
+    return entry->first + entry->row_count - (uint32_t)entry->sequence->request->prompt.tokens.count;
+}
+
+/* One logit row of the entry's last row for each choice that goes on from it. */
+static void fill_sampling(step_block *block, const agl_step_entry *entry, uint32_t logit)
+{
+    const agl_sampling_rules *rules = &entry->sequence->request->sampling;
     for (uint32_t i = 0; i < entry->samples; i++) {
-        agl_sequence *choice = entry->samples > 1 ? &request->sequences[i] : entry->sequence;
-        agl_sampler_row(&choice->sampler, &step->rows[logit + i], choice->output,
-                        choice->output_count);
-        step->results[logit + i] = (agl_sample_result){0};
+        const agl_sequence *choice = sampled_choice(entry, i);
+        uint32_t index = sampled_index(entry);
+        agl_sampler_row(&choice->sampler, &block->rows[logit + i], index);
+        block->results[logit + i] = (agl_sample_result){0};
         if (choice->results == NULL) continue;
-        step->results[logit + i].top = agl_results_top(choice->results, rules->max_tokens,
-                                                       rules->logprobs, choice->output_count);
+        block->results[logit + i].top = agl_results_top(choice->results, rules->max_tokens,
+                                                        rules->logprobs, index);
     }
 }
 
 void agl_step_prepare(agl_step *step, const agl_step_plan *plan)
 {
-    step_inputs in = lay_out(step, plan);
-    agl_batch *batch = &step->batch;
+    step_block *block = &step->blocks[plan->turn];
+    lay_out(step, block, plan);
+    const step_inputs *in = &block->in;
+    agl_batch *batch = &block->batch;
     uint32_t rows = plan->row_count, row = 0, logit = 0, table = 0;
     bool visual = false;
     for (uint32_t e = 0; e < plan->entry_count; e++) {
         const agl_step_entry *entry = &plan->entries[e];
         const agl_sequence *sequence = entry->sequence;
         const agl_prompt *prompt = &sequence->request->prompt;
-        uint32_t first = sequence->computed, count = entry->row_count;
-        for (uint32_t i = 0; i < count; i++) in.ids[row + i] = agl_sequence_token(sequence, first + i);
-        int32_t *t = in.positions + row;
+        uint32_t first = entry->first, count = entry->row_count;
+        fill_ids(entry, in->ids + row);
+        int32_t *t = in->positions + row;
         agl_positions_fill(t, t + rows, t + 2 * rows, first, count, prompt->spans,
                            prompt->image_count);
-        fill_slots(step, entry, in.slots + row);
-        if (fill_visual(step, entry, in.visual_rows + row)) visual = true;
+        fill_slots(step, entry, in->slots + row);
+        if (fill_visual(step, entry, in->visual_rows + row)) visual = true;
         uint32_t entries = table_entries(step, entry);
-        memcpy(in.page_tables + table, sequence->pages, entries * sizeof *sequence->pages);
-        in.sequences[e] = (agl_attention_sequence){
+        memcpy(in->page_tables + table, sequence->pages, entries * sizeof *sequence->pages);
+        in->sequences[e] = (agl_attention_sequence){
             .row_first = (int32_t)row, .row_count = (int32_t)count,
             .context = (int32_t)(first + count), .page_table = (int32_t)table};
         if (first + count > batch->context_max) batch->context_max = first + count;
 
         for (uint32_t i = 0; i < entry->prompt_logits; i++) {
-            in.logit_rows[logit + i] = (int32_t)(row + i);
+            in->logit_rows[logit + i] = (int32_t)(row + i);
         }
-        fill_prompt_scoring(step, entry, logit);
-        step->logit_first[e] = logit;
+        fill_prompt_scoring(block, entry, logit);
+        block->logit_first[e] = logit;
         logit += entry->prompt_logits;
         for (uint32_t i = 0; i < entry->samples; i++) {
-            in.logit_rows[logit + i] = (int32_t)(row + count - 1);
+            in->logit_rows[logit + i] = (int32_t)(row + count - 1);
         }
-        fill_sampling(step, entry, logit);
-        step->sample_first[e] = logit;
+        fill_sampling(block, entry, logit);
+        block->sample_first[e] = logit;
         logit += entry->samples;
         row += count;
         table += entries;
@@ -245,6 +284,43 @@ void agl_step_prepare(agl_step *step, const agl_step_plan *plan)
     assert(row == plan->row_count && logit == plan->logit_count);
     batch->visual = visual ? agl_encoder_cache_rows(step->options.encoder) : NULL;
     if (!visual) batch->visual_rows = NULL;
+}
+
+static void bury(step_block *block, agl_step_plan *plan, uint32_t e)
+{
+    agl_step_entry *entry = &plan->entries[e];
+    agl_attention_sequence *sequence = &block->in.sequences[e];
+    assert(entry->row_count == 1 && entry->samples == 1 && entry->prompt_logits == 0);
+    block->in.slots[sequence->row_first] = -1;
+    block->in.page_tables[sequence->page_table] = 0;
+    sequence->context = 1;
+    uint32_t sample = block->sample_first[e];
+    block->rows[sample] = (agl_sample_row){.top_p = 1.0f, .repetition_penalty = 1.0f, .logprobs = -1};
+    block->results[sample] = (agl_sample_result){0};
+    entry->sequence = NULL;
+    plan->live_count--;
+}
+
+void agl_step_complete(agl_step *step, agl_step_plan *plan)
+{
+    step_block *block = &step->blocks[plan->turn];
+    for (uint32_t e = 0; e < plan->entry_count; e++) {
+        const agl_step_entry *entry = &plan->entries[e];
+        agl_sequence *sequence = entry->sequence;
+        if (sequence->ending != AGL_FINISH_NONE) {
+            bury(block, plan, e);
+            continue;
+        }
+        if (entry->pending) {
+            int32_t last = block->in.sequences[e].row_first + (int32_t)entry->row_count - 1;
+            block->in.ids[last] = sequence->output[sequence->output_count - 1];
+        }
+        for (uint32_t i = 0; i < entry->samples; i++) {
+            agl_sequence *choice = sampled_choice(entry, i);
+            agl_sampler_row_complete(&choice->sampler, &block->rows[block->sample_first[e] + i],
+                                     choice->output, choice->output_count);
+        }
+    }
 }
 
 /* ---- device work ------------------------------------------------------- */
@@ -276,51 +352,81 @@ static agl_status run_image(agl_step *step, const agl_step_image *image, agl_err
     return AGL_OK;
 }
 
-static agl_status run_sample(agl_step *step, float *logits)
+static agl_status run_sample(agl_step *step, step_block *block, float *logits)
 {
-    if (step->batch.logit_count == 0) return AGL_OK;
+    if (block->batch.logit_count == 0) return AGL_OK;
     agl_sample_args args = {
         .logits = logits,
-        .rows = step->batch.logit_count,
+        .rows = block->batch.logit_count,
         .vocab = step->options.vocab,
         .vocab_used = step->options.vocab_used,
-        .params = step->rows,
-        .results = step->results,
+        .params = block->rows,
+        .results = block->results,
     };
     return step->options.backend->ops->sample(step->options.stream, &args);
 }
 
-agl_status agl_step_run(agl_step *step, const agl_step_plan *plan, const agl_page_context *pages,
-                        agl_error *err)
+static agl_status copy_pages(agl_step *step, const agl_page_context *pages)
+{
+    for (uint32_t i = 0; i < pages->copy_count; i++) {
+        AGL_TRY(agl_kv_memory_copy(step->options.kv, step->options.stream, pages->copies[i].to,
+                                   pages->copies[i].from));
+    }
+    return AGL_OK;
+}
+
+static agl_status run_batch(agl_step *step, step_block *block)
 {
     const agl_step_options *options = &step->options;
-    const agl_backend_ops *ops = options->backend->ops;
-    agl_status status = AGL_OK;
-    for (uint32_t i = 0; status == AGL_OK && i < pages->copy_count; i++) {
-        status = agl_kv_memory_copy(options->kv, options->stream, pages->copies[i].to,
-                                    pages->copies[i].from);
-    }
+    float *logits = NULL;
+    AGL_TRY(options->backend->ops->upload(options->stream, block->device, block->host,
+                                          block->used_bytes));
+    AGL_TRY(agl_model_decode(options->model, options->stream, &block->batch, &logits));
+    return run_sample(step, block, logits);
+}
+
+static agl_status queue_step(agl_step *step, const agl_step_plan *plan,
+                             const agl_page_context *pages, agl_error *err)
+{
+    agl_status status = copy_pages(step, pages);
     for (uint32_t i = 0; status == AGL_OK && i < plan->image_count; i++) {
         AGL_TRY(run_image(step, &plan->images[i], err));
     }
-    float *logits = NULL;
-    if (status == AGL_OK) status = ops->upload(options->stream, step->device, step->host,
-                                               step->used_bytes);
-    if (status == AGL_OK) status = agl_model_decode(options->model, options->stream, &step->batch,
-                                                    &logits);
-    if (status == AGL_OK) status = run_sample(step, logits);
-    if (status != AGL_OK) {
-        return agl_fail(err, AGL_ERR_DEVICE, "the forward pass failed: %s", agl_status_text(status));
+    if (status == AGL_OK && plan->live_count > 0) {
+        status = run_batch(step, &step->blocks[plan->turn]);
     }
-    return ops->stream_wait(options->stream, err);
+    if (status == AGL_OK) return AGL_OK;
+    return agl_fail(err, AGL_ERR_DEVICE, "the forward pass failed: %s", agl_status_text(status));
 }
 
-const agl_sample_result *agl_step_sample(const agl_step *step, uint32_t entry, uint32_t i)
+agl_status agl_step_launch(agl_step *step, const agl_step_plan *plan,
+                           const agl_page_context *pages, agl_error *err)
 {
-    return &step->results[step->sample_first[entry] + i];
+    agl_status status = queue_step(step, plan, pages, err);
+    if (status != AGL_OK) agl_step_wait(step, NULL); /* what was queued before reads host memory */
+    return status;
 }
 
-const agl_sample_result *agl_step_prompt_result(const agl_step *step, uint32_t entry, uint32_t i)
+bool agl_step_launch_blocks(const agl_step *step, const agl_step_plan *plan)
 {
-    return &step->results[step->logit_first[entry] + i];
+    return step->options.backend->synchronous || plan->image_count > 0;
+}
+
+agl_status agl_step_wait(agl_step *step, agl_error *err)
+{
+    return step->options.backend->ops->stream_wait(step->options.stream, err);
+}
+
+const agl_sample_result *agl_step_sample(const agl_step *step, const agl_step_plan *plan,
+                                         uint32_t entry, uint32_t i)
+{
+    const step_block *block = &step->blocks[plan->turn];
+    return &block->results[block->sample_first[entry] + i];
+}
+
+const agl_sample_result *agl_step_prompt_result(const agl_step *step, const agl_step_plan *plan,
+                                                uint32_t entry, uint32_t i)
+{
+    const step_block *block = &step->blocks[plan->turn];
+    return &block->results[block->logit_first[entry] + i];
 }

@@ -7,7 +7,18 @@
  *
  *     ids | positions t,h,w | visual rows | logit rows | slots | sequences | page tables
  *
- * Arrays are packed behind each other at 64-byte borders for the step's actual sizes.
+ * Arrays are packed behind each other at 64-byte borders for the step's actual sizes. There are
+ * two such pairs, by plan->turn: while one step is on the device, the next is laid out.
+ *
+ *     prepare    all that does not depend on the tokens of the step before
+ *     complete   these tokens, and which rows are dead
+ *     launch     the device starts; nothing the step points to is touched until
+ *     wait       the results are there
+ *
+ * A dead row is computed and forgotten. Its slot is -1, so it writes nothing; its sequence has
+ * one key, on page 0, so it reads what is always there; nobody looks at its result, and its
+ * entry's sequence is NULL. A row dies when its sequence ends after the row was laid out.
+ *
  * Engine thread only; all memory is reserved at creation. */
 #ifndef AGL_ENGINE_STEP_H
 #define AGL_ENGINE_STEP_H
@@ -33,16 +44,27 @@ typedef struct {
 agl_status agl_step_create(agl_step **out, const agl_step_options *options, agl_error *err);
 void agl_step_destroy(agl_step *step);                      /* NULL is allowed */
 
-/* Host work: lay out the inputs of the plan. */
 void agl_step_prepare(agl_step *step, const agl_step_plan *plan);
 
-/* Device work: page copies, vision, forward pass, sampling; waits for the end. */
-agl_status agl_step_run(agl_step *step, const agl_step_plan *plan, const agl_page_context *pages,
-                        agl_error *err);
+/* The tokens of the step before are accepted: put them in, and bury the entries of sequences
+ * that end with them. */
+void agl_step_complete(agl_step *step, agl_step_plan *plan);
 
-/* The i-th sampled token of an entry, and the score of its i-th prompt token to come.
- * Valid until the next step. */
-const agl_sample_result *agl_step_sample(const agl_step *step, uint32_t entry, uint32_t i);
-const agl_sample_result *agl_step_prompt_result(const agl_step *step, uint32_t entry, uint32_t i);
+/* Queue page copies, vision, forward pass and sampling. A step with pictures waits for each of
+ * them: the tower has one set of buffers, and its time is told to the request. Without live
+ * entries the pages are copied and that is all: there is nothing to wait for. */
+agl_status agl_step_launch(agl_step *step, const agl_step_plan *plan,
+                           const agl_page_context *pages, agl_error *err);
+agl_status agl_step_wait(agl_step *step, agl_error *err);
+
+/* Will launch return only when the device is done, or nearly? */
+bool agl_step_launch_blocks(const agl_step *step, const agl_step_plan *plan);
+
+/* After wait and until the next plan of this turn is prepared: the i-th sampled token of an
+ * entry, and the score of its i-th prompt token to come. */
+const agl_sample_result *agl_step_sample(const agl_step *step, const agl_step_plan *plan,
+                                         uint32_t entry, uint32_t i);
+const agl_sample_result *agl_step_prompt_result(const agl_step *step, const agl_step_plan *plan,
+                                                uint32_t entry, uint32_t i);
 
 #endif

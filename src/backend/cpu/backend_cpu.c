@@ -330,6 +330,7 @@ agl_status agl_backend_cpu_create(agl_backend **out, const agl_backend_options *
     cpu->base.ops = &CPU_BACKEND_OPS;
     cpu->base.kind = AGL_BACKEND_CPU;
     cpu->base.activation = AGL_F32;
+    cpu->base.synchronous = true;
     cpu->base.description = cpu->description;
     cpu->base.memory_total = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     cpu->stream.backend = &cpu->base;
