@@ -118,8 +118,10 @@ $(BUILD)/tests/%: CFLAGS += -Itests $(shell pkg-config --cflags cmocka 2>/dev/nu
 # Server tests answer from a scripted engine: objects stand before the library that has the real one.
 SERVER_AID := $(filter-out tests/unit/server/test_%,$(wildcard tests/unit/server/*.c))
 $(filter $(BUILD)/tests/unit/server/%,$(UNIT_BIN)): $(SERVER_AID:%.c=$(BUILD)/%.o)
+# tests/support/test_queued_device.c stands before the CPU backend.
+QUEUED     := -Wl,--wrap=agl_backend_cpu_create
 $(UNIT_BIN): $(BUILD)/%: $(BUILD)/%.o $(TEST_OBJ) $(BUILD)/libapp.a $(BUILD)/libagl.a
-	$(call say,LD,$@) $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS) -lcmocka
+	$(call say,LD,$@) $(CC) $(LDFLAGS) $(QUEUED) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS) -lcmocka
 .PRECIOUS: $(BUILD)/tests/%.o
 
 # The CUDA backend run on the CPU: its sources compiled by a C++ compiler against the headers of
@@ -174,8 +176,8 @@ tsan:
 
 # Many streams with aborts on a tiny model, and what scheduler and caches are worth; see tests/load/.
 LOAD_BIN := $(BUILD)/tests/load/load_test $(BUILD)/tests/load/engine_ratios
-$(LOAD_BIN): %: %.o $(BUILD)/tests/support/test_checkpoint.o $(BUILD)/libagl.a
-	$(call say,LD,$@) $(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(LOAD_BIN): %: %.o $(BUILD)/tests/support/test_checkpoint.o $(BUILD)/tests/support/test_queued_device.o $(BUILD)/libagl.a
+	$(call say,LD,$@) $(CC) $(LDFLAGS) $(QUEUED) -o $@ $^ $(LDLIBS)
 load-test: $(LOAD_BIN)
 	$(BUILD)/tests/load/load_test $(LOAD_ARGS)
 	$(BUILD)/tests/load/engine_ratios

@@ -16,6 +16,7 @@
 #include "engine/sampler.h"
 #include "support/test_checkpoint.h"
 #include "support/test_engine_run.h"
+#include "support/test_queued_device.h"
 
 #define JOBS 96
 
@@ -399,5 +400,12 @@ int main(void)
         cmocka_unit_test(resumed_equals_whole),
         cmocka_unit_test(prompt_logprobs_equal_output_logprobs),
     };
-    return cmocka_run_group_tests(tests, make_checkpoint, remove_checkpoint);
+    int failed = 0;
+    for (test_device device = 0; device < TEST_DEVICE_COUNT; device++) {
+        test_device_use(device);
+        failed += cmocka_run_group_tests_name(test_device_name(device), tests,
+                                              device == 0 ? make_checkpoint : NULL,
+                                              device + 1 == TEST_DEVICE_COUNT ? remove_checkpoint : NULL);
+    }
+    return failed;
 }

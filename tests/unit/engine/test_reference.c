@@ -15,6 +15,7 @@
 #include "model/positions.h"
 #include "support/test_checkpoint.h"
 #include "support/test_engine_run.h"
+#include "support/test_queued_device.h"
 
 #define TOKENS_MAX 256
 #define PAGE_TOKENS 16
@@ -140,6 +141,7 @@ static void answers_equal_a_plain_loop(void **state)
     (void)state;
     agl_engine_options options = {.max_num_batched_tokens = 64};
     agl_engine *engine = test_engine_open(folder, &options);
+    test_device_use(TEST_DEVICE_AT_ONCE);   /* the loop's own backend */
     plain_loop loop;
     for (uint32_t i = 0; i < 8; i++) {
         loop_open(&loop);
@@ -166,5 +168,11 @@ static void answers_equal_a_plain_loop(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(answers_equal_a_plain_loop)};
-    return cmocka_run_group_tests(tests, make_checkpoint, remove_checkpoint);
+    int failed = 0;
+    for (test_device device = 0; device < TEST_DEVICE_COUNT; device++) {
+        test_device_use(device);
+        failed += cmocka_run_group_tests_name(test_device_name(device), tests, make_checkpoint,
+                                              remove_checkpoint);
+    }
+    return failed;
 }

@@ -15,6 +15,7 @@
 
 #include "support/test_checkpoint.h"
 #include "support/test_engine_run.h"
+#include "support/test_queued_device.h"
 
 static char folder[256];
 static int32_t letters[26];
@@ -505,5 +506,12 @@ int main(void)
         cmocka_unit_test(random_aborts_leave_nothing_behind),
         cmocka_unit_test(destroy_with_work_pending_is_clean),
     };
-    return cmocka_run_group_tests(tests, make_checkpoint, remove_checkpoint);
+    int failed = 0;
+    for (test_device device = 0; device < TEST_DEVICE_COUNT; device++) {
+        test_device_use(device);
+        failed += cmocka_run_group_tests_name(test_device_name(device), tests,
+                                              device == 0 ? make_checkpoint : NULL,
+                                              device + 1 == TEST_DEVICE_COUNT ? remove_checkpoint : NULL);
+    }
+    return failed;
 }
