@@ -171,8 +171,8 @@ int main(void)
     int failed = 0;
     for (test_device device = 0; device < TEST_DEVICE_COUNT; device++) {
         test_device_use(device);
-        failed += cmocka_run_group_tests_name(test_device_name(device), tests, make_checkpoint,
-                                              remove_checkpoint);
+        printf("device: %s\n", test_device_name(device));
+        failed += cmocka_run_group_tests(tests, make_checkpoint, remove_checkpoint);
     }
     return failed;
 }

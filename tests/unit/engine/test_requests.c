@@ -509,9 +509,9 @@ int main(void)
     int failed = 0;
     for (test_device device = 0; device < TEST_DEVICE_COUNT; device++) {
         test_device_use(device);
-        failed += cmocka_run_group_tests_name(test_device_name(device), tests,
-                                              device == 0 ? make_checkpoint : NULL,
-                                              device + 1 == TEST_DEVICE_COUNT ? remove_checkpoint : NULL);
+        printf("device: %s\n", test_device_name(device));
+        failed += cmocka_run_group_tests(tests, device == 0 ? make_checkpoint : NULL,
+                                         device + 1 == TEST_DEVICE_COUNT ? remove_checkpoint : NULL);
     }
     return failed;
 }
