@@ -293,6 +293,7 @@ static void write_engine(agl_buffer *out, const char *labels, agl_engine *engine
         {"agl_steps_total", "counter", (double)s.steps},
         {"agl_step_seconds_total", "counter", s.step_s},
         {"agl_schedule_seconds_total", "counter", s.schedule_s},
+        {"agl_overlapped_seconds_total", "counter", s.overlapped_s},
         {"agl_last_step_age_seconds", "gauge", s.last_step_age_s},
         {"agl_vision_runs_total", "counter", (double)s.vision_runs},
         {"agl_text_only_requests_total", "counter", (double)s.text_only_requests},

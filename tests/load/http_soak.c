@@ -49,7 +49,7 @@ typedef struct {
     double rss_slope;           /* bytes per minute after the warm-up */
     double rss_rise, rss_end;   /* bytes                              */
     double cpu_s, load_s;
-    double steps, preemptions, prefix_hits, step_s, schedule_s, aborts;
+    double steps, preemptions, prefix_hits, step_s, schedule_s, overlapped_s, aborts;
     double load_average;
     int failures;
     int exit_code;
@@ -190,6 +190,7 @@ static void check_quiet(soak *self, const soak_process *before)
     self->steps = soak_metric(text, "agl_steps_total");
     self->step_s = soak_metric(text, "agl_step_seconds_total");
     self->schedule_s = soak_metric(text, "agl_schedule_seconds_total");
+    self->overlapped_s = soak_metric(text, "agl_overlapped_seconds_total");
     self->preemptions = soak_metric(text, "vllm:num_preemptions_total");
     self->aborts = soak_metric(text, "agl_aborts_total");
     self->prefix_hits = soak_metric(text, "vllm:prefix_cache_hits_total") / soak_metric(text, "vllm:prefix_cache_queries_total");
@@ -260,9 +261,9 @@ static void print_table(const soak *self)
            totals->inter_token.max_s * 1e3, (unsigned long long)totals->inter_token.total);
     printf("first token   p50 %.2f ms, p99 %.2f ms, max %.1f ms\n", soak_times_quantile(&totals->first_token, 0.5) * 1e3,
            soak_times_quantile(&totals->first_token, 0.99) * 1e3, totals->first_token.max_s * 1e3);
-    printf("engine        %.0f steps of %.2f ms, %.1f us of it scheduling; %.0f preemptions; %.0f aborts; "
-           "%.0f %% of prompt tokens cached\n", self->steps, self->step_s / self->steps * 1e3,
-           self->schedule_s / self->steps * 1e6, self->preemptions, self->aborts, self->prefix_hits * 100);
+    printf("engine        %.0f steps of %.2f ms, %.1f us before launch, %.1f us after; %.0f preemptions; "
+           "%.0f aborts; %.0f %% of prompt tokens cached\n", self->steps, self->step_s / self->steps * 1e3,
+           self->schedule_s / self->steps * 1e6, self->overlapped_s / self->steps * 1e6, self->preemptions, self->aborts, self->prefix_hits * 100);
     printf("memory        %.1f MiB resident, %+.3f MiB per minute over the last %.0f %%\n", self->rss_end / 1048576,
            self->rss_slope / 1048576, (1 - WARMUP_SHARE) * 100);
     printf("machine       load average %.1f; the server used %.2f CPUs\n", self->load_average, self->cpu_s / self->load_s);
@@ -281,9 +282,9 @@ static void write_json(const soak *self, FILE *file)
     fprintf(file, "\"itl_p50_ms\":%.3f,\"itl_p99_ms\":%.3f,\"ttft_p50_ms\":%.3f,\"ttft_p99_ms\":%.3f,",
             soak_times_quantile(&totals->inter_token, 0.5) * 1e3, soak_times_quantile(&totals->inter_token, 0.99) * 1e3,
             soak_times_quantile(&totals->first_token, 0.5) * 1e3, soak_times_quantile(&totals->first_token, 0.99) * 1e3);
-    fprintf(file, "\"steps\":%.0f,\"preemptions\":%.0f,\"schedule_us\":%.2f,\"rss_mib\":%.1f,\"rss_mib_per_minute\":%.4f,"
+    fprintf(file, "\"steps\":%.0f,\"preemptions\":%.0f,\"schedule_us\":%.2f,\"overlapped_us\":%.2f,\"rss_mib\":%.1f,\"rss_mib_per_minute\":%.4f,"
             "\"load_average\":%.2f,\"drained\":%u,\"cut\":%u,\"exit_code\":%d}\n", self->steps, self->preemptions,
-            self->schedule_s / self->steps * 1e6, self->rss_end / 1048576, self->rss_slope / 1048576, self->load_average,
+            self->schedule_s / self->steps * 1e6, self->overlapped_s / self->steps * 1e6, self->rss_end / 1048576, self->rss_slope / 1048576, self->load_average,
             self->drained, self->cut, self->exit_code);
 }
 

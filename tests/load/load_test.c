@@ -3,11 +3,12 @@
  * load_test.c - many concurrent streams with random aborts, slow readers and refused
  * requests on a tiny model, for a stated time.
  *
- *     build/tests/load/load_test [--seconds S] [--streams N] [--threads T] [--steady]
+ *     build/tests/load/load_test [--seconds S] [--streams N] [--threads T] [--steady] [--queued]
  *
  * Reports throughput, inter-token latency, the slope of the process's memory and the
  * scheduler's time per step; fails if a request fails that should not, or if anything is
- * still held at the end. --steady: long answers, no aborts, to time the scheduler. */
+ * still held at the end. --steady: long answers, no aborts, to time the scheduler. --queued:
+ * the device works beside the engine's thread, as a GPU does. */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +20,7 @@
 #include "base/clock.h"
 #include "base/random.h"
 #include "support/test_checkpoint.h"
+#include "support/test_queued_device.h"
 
 #define BUCKETS 400             /* of 5 % each, from 1 us on */
 
@@ -212,10 +214,11 @@ static int report(agl_engine *engine, const load_options *options, worker *worke
            (double)sum.tokens / options->seconds, percentile_ms(sum.latency, 0.5),
            percentile_ms(sum.latency, 0.99));
     printf("memory %.1f MiB, slope %+.2f MiB/min\n", resident, slope);
-    printf("steps %llu of %.1f tokens, scheduler %.1f us of %.1f us a step, %llu preemptions, "
-           "cached %.0f %% of prompt tokens\n", (unsigned long long)stats.steps,
-           (double)stats.generated_tokens / steps, stats.schedule_s / steps * 1e6,
-           stats.step_s / steps * 1e6, (unsigned long long)stats.preemptions,
+    printf("steps %llu of %.1f tokens and %.1f us: the device waits %.1f us, beside it the host "
+           "works %.1f us\n", (unsigned long long)stats.steps,
+           (double)stats.generated_tokens / steps, stats.step_s / steps * 1e6,
+           stats.schedule_s / steps * 1e6, stats.overlapped_s / steps * 1e6);
+    printf("%llu preemptions, cached %.0f %% of prompt tokens\n", (unsigned long long)stats.preemptions,
            100.0 * (double)stats.cached_prompt_tokens / (double)(stats.prompt_tokens + 1));
     bool idle = stats.running == 0 && stats.waiting == 0 && stats.kv_pages_free == stats.kv_pages;
     if (!idle) {
@@ -261,6 +264,10 @@ int main(int argc, char **argv)
         const char *name = argv[i];
         if (strcmp(name, "--steady") == 0) {
             options.steady = true;
+            continue;
+        }
+        if (strcmp(name, "--queued") == 0) {
+            test_device_use(TEST_DEVICE_THREAD);
             continue;
         }
         const char *value = ++i < argc ? argv[i] : "";
