@@ -53,7 +53,7 @@ CUDA_ROOT    := $(patsubst %/bin/,%,$(dir $(realpath $(NVCC))))
 CUDA_LIBS    := $(firstword $(wildcard $(CUDA_ROOT)/lib64/libcudart_static.a \
                   $(CUDA_ROOT)/targets/*/lib/libcudart_static.a) -lcudart_static) -ldl -lrt
 NVCCFLAGS    += -std=c++17 -O3 -lineinfo --threads 2 -Iinclude -Isrc -Werror all-warnings \
-                -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror,-fno-exceptions,-fno-rtti \
+                -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics \
                 $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
                 $(foreach a,$(CUDA_PTX),-gencode arch=compute_$(a),code=compute_$(a))
 CUDA_SRC     := $(wildcard src/backend/cuda/*.cu src/backend/cuda/*/*.cu)
