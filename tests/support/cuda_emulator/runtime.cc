@@ -23,8 +23,9 @@
 #define THREADS_MAX 1024
 #define MEMORY_POISON 0xff
 #define MEMORY_CANARY 0xa5
-/* Larger allocations are not filled, or they would take real memory. */
-#define POISON_BYTES_MAX ((size_t)256 << 20)
+/* Larger allocations are not filled, nor zeroed byte by byte: touched pages cost time whenever the
+ * host's right to them changes. */
+#define POISON_BYTES_MAX ((size_t)1 << 20)
 
 typedef std::function<void()> work;
 

@@ -72,6 +72,7 @@ static int thread_count, live_count;
 static int barrier_waiting;
 static named_barrier named_barriers[NAMED_BARRIERS];
 static unsigned warp_live[WARPS_MAX], warp_waiting[WARPS_MAX];
+static unsigned warp_common[WARPS_MAX];      /* lanes at one call                       */
 static bool previous_waited;                 /* some thread of the grid waited          */
 static uint32_t order_seed;
 
@@ -455,6 +456,36 @@ static void finish_warp(int warp, unsigned mask, emu_warp_kind kind)
     }
 }
 
+static bool same_call(const warp_call &a, const warp_call &b)
+{
+    return a.kind == b.kind && a.mask == b.mask && a.bytes == b.bytes;
+}
+
+/* The lanes that are at this call, with the one that comes now. */
+static unsigned arrive(int warp, int lane, const warp_call &call)
+{
+    thread *lanes = &threads[warp * LANES];
+    unsigned bit = 1u << lane;
+    /* Nearly always all lanes that wait are at the same call. */
+    if (warp_waiting[warp] == warp_common[warp] &&
+        (warp_common[warp] == 0 || same_call(lanes[__builtin_ctz(warp_common[warp])].call, call))) {
+        return warp_common[warp] |= bit;
+    }
+    unsigned here = bit;
+    for (unsigned others = warp_waiting[warp] & call.mask; others != 0; others &= others - 1) {
+        int i = __builtin_ctz(others);
+        const warp_call &other = lanes[i].call;
+        /* A lane may first meet others, without this one. */
+        if (!(other.mask & bit)) continue;
+        if (!same_call(other, call)) {
+            emu_fail("this lane is at %s with mask %#x while lane %d is at %s with mask %#x", WARP_NAMES[call.kind],
+                     call.mask, i, WARP_NAMES[other.kind], other.mask);
+        }
+        here |= 1u << i;
+    }
+    return here;
+}
+
 void emu_warp(emu_warp_kind kind, unsigned mask, void *out, const void *in, size_t bytes, int argument, int width)
 {
     thread *self = running;
@@ -469,19 +500,9 @@ void emu_warp(emu_warp_kind kind, unsigned mask, void *out, const void *in, size
     }
     if (width < 1 || width > 32 || (width & (width - 1)) != 0) emu_fail("%s: width %d", name, width);
     thread *lanes = &threads[warp * LANES];
-    unsigned here = bit;
-    for (unsigned others = warp_waiting[warp] & mask; others != 0; others &= others - 1) {
-        int lane = __builtin_ctz(others);
-        const warp_call *other = &lanes[lane].call;
-        /* A lane may first meet others, without this one. */
-        if (!(other->mask & bit)) continue;
-        if (other->kind != kind || other->mask != mask || other->bytes != bytes) {
-            emu_fail("this lane is at %s with mask %#x while lane %d is at %s with mask %#x", name, mask, lane,
-                     WARP_NAMES[other->kind], other->mask);
-        }
-        here |= 1u << lane;
-    }
-    self->call = {kind, mask, out, in, bytes, argument, width};
+    warp_call call = {kind, mask, out, in, bytes, argument, width};
+    unsigned here = arrive(warp, self->lane, call);
+    self->call = call;
     warp_waiting[warp] |= bit;
     if (here != mask) {
         wait_here(AT_WARP);
@@ -489,6 +510,7 @@ void emu_warp(emu_warp_kind kind, unsigned mask, void *out, const void *in, size
     }
     finish_warp(warp, mask, kind);
     warp_waiting[warp] &= ~mask;
+    warp_common[warp] &= ~mask;
     for (unsigned left = mask & ~bit; left != 0; left &= left - 1) lanes[__builtin_ctz(left)].state = READY;
 }
 
@@ -623,6 +645,7 @@ static void block_init(const emu_grid &grid)
     memset(named_barriers, 0, sizeof named_barriers);
     memset(warp_live, 0, sizeof warp_live);
     memset(warp_waiting, 0, sizeof warp_waiting);
+    memset(warp_common, 0, sizeof warp_common);
     for (int i = 0; i < thread_count; i++) {
         thread *t = &threads[i];
         unsigned u = (unsigned)i;
