@@ -321,7 +321,8 @@ static sample_group next_group(const sample_layout *layout, const agl_sample_arg
         if (stride < group.top_stride) stride = group.top_stride;
         size_t results = (size_t)(group.rows + 1) *
                          (sizeof(sample_result) + (size_t)stride * sizeof(sample_top));
-        if (group.rows > 0 && (used > layout->block_bytes || results > layout->results_bytes)) break;
+        bool fits = used <= layout->block_bytes && results <= layout->results_bytes;
+        if (group.rows > 0 && !fits) break;
         mask = row->allowed;
         group.top_stride = stride;
         group.draws = group.draws || row->temperature > 0.0f;
@@ -356,11 +357,9 @@ static agl_status send_parameters(agl_stream *stream, const agl_sample_args *arg
         place += mask_bytes(args->vocab_used);
     }
     cudaStream_t queue = agl_cuda_queue(stream);
-    if (cudaMemcpyAsync(device, upload->data, place, cudaMemcpyHostToDevice, queue) != cudaSuccess ||
-        cudaEventRecord(upload->sent, queue) != cudaSuccess) {
-        return AGL_ERR_DEVICE;
-    }
-    return AGL_OK;
+    cudaError_t error = cudaMemcpyAsync(device, upload->data, place, cudaMemcpyHostToDevice, queue);
+    if (error == cudaSuccess) error = cudaEventRecord(upload->sent, queue);
+    return error == cudaSuccess ? AGL_OK : AGL_ERR_DEVICE;
 }
 
 static sample_call call_of(const agl_cuda_sampler *sampler, const agl_sample_args *args,
@@ -394,8 +393,8 @@ static sample_call call_of(const agl_cuda_sampler *sampler, const agl_sample_arg
 static agl_status launch_group(agl_stream *stream, const agl_sample_args *args,
                                const sample_group *group, const sample_call *call)
 {
-    dim3 slices((unsigned)((args->vocab_used + call->span - 1) / call->span), (unsigned)group->rows);
     dim3 rows((unsigned)group->rows);
+    dim3 slices((unsigned)((args->vocab_used + call->span - 1) / call->span), rows.x);
     AGL_TRY(cuda_launch(stream, sample_best, slices, dim3(SCAN_THREADS), 0, *call));
     if (group->draws) {
         AGL_TRY(cuda_launch_early(stream, sample_masses<false>, slices, dim3(SCAN_THREADS), 0,

@@ -13,7 +13,7 @@
 
 #include "backend/cuda/sample_scan.cuh"
 
-#define CHOOSE_THREADS 512
+#define CHOOSE_THREADS 1024
 #define CHOOSE_LOADS 4
 #define CHOOSE_TOKENS (CHOOSE_THREADS * CHOOSE_LOADS * 4)
 #define DIGIT_BITS 11               /* SAMPLE_BINS values */
@@ -210,15 +210,27 @@ static __device__ void collect(choose_state *state, choose_space *space, const c
 
 /* ---- cuts -------------------------------------------------------------------- */
 
-/* A list with the cut in it; counts and masses of the order are 64-bit `goal`s. */
+/* The bin in which `goal` is reached, a count or a mass of the order. */
+template <bool BY_COUNT>
+static __device__ int bin_reaching(const choose_state *state, choose_space *space,
+                                   unsigned long long goal)
+{
+    if (!BY_COUNT) {
+        return first_reaching(space, space->sums.mass, SAMPLE_BINS, goal - state->before_mass);
+    }
+    return first_reaching(space, space->sums.count, SAMPLE_BINS, goal - state->before_count);
+}
+
+/* A list with the place in it at which `goal` is reached. */
 template <bool RAW, bool BY_COUNT>
 static __device__ void list_around(choose_state *state, choose_space *space,
                                    unsigned long long goal)
 {
     load_histogram(state, space);
     const sample_histogram *sums = &space->sums;
-    int bin = BY_COUNT ? first_reaching(space, sums->count, SAMPLE_BINS, goal)
-                       : first_reaching(space, sums->mass, SAMPLE_BINS, goal);
+    state->before_count = 0;
+    state->before_mass = 0;
+    int bin = bin_reaching<BY_COUNT>(state, space, goal);
     bool from_best = sums->count[bin] <= SAMPLE_LIST || bin == 0;
     choose_range range = {from_best ? 0 : bin, bin, 0, ~0ull};
     state->before_count = from_best ? 0 : sums->count[bin - 1];
@@ -230,8 +242,7 @@ static __device__ void list_around(choose_state *state, choose_space *space,
     for (int shift = (KEY_BITS - 1) / DIGIT_BITS * DIGIT_BITS; count > SAMPLE_LIST && shift >= 0;
          shift -= DIGIT_BITS) {
         sum_digits<RAW>(state, space, &range, shift);
-        int digit = BY_COUNT ? first_reaching(space, sums->count, SAMPLE_BINS, goal - state->before_count)
-                             : first_reaching(space, sums->mass, SAMPLE_BINS, goal - state->before_mass);
+        int digit = bin_reaching<BY_COUNT>(state, space, goal);
         count = sums->count[digit] - (digit > 0 ? sums->count[digit - 1] : 0);
         state->before_count += digit > 0 ? sums->count[digit - 1] : 0;
         state->before_mass += digit > 0 ? sums->mass[digit - 1] : 0;

@@ -13,7 +13,7 @@
 
 #define SAMPLE_TOKEN_BITS 22        /* of an order key: the vocabulary has at most 2^22 tokens    */
 #define SAMPLE_BINS 2048            /* of a histogram: 11 bits of a key a pass                    */
-#define SAMPLE_LIST 1024            /* tokens that one block sorts; the most alternatives asked for */
+#define SAMPLE_LIST 1024            /* tokens that one block sorts; the most alternatives */
 #define SAMPLE_ROWS 256             /* of one group: what the histograms are planned for          */
 
 /* A change of one logit: first the penalties (value: times it was output), then the biases. The

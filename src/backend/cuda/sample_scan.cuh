@@ -25,7 +25,7 @@ typedef unsigned long long sample_key;
 #define SCAN_TOKENS (SCAN_THREADS * SCAN_LOADS * 4)
 #define TOKEN_MASK ((1u << SAMPLE_TOKEN_BITS) - 1)
 #define RAW_BIN_SCALE 32.0f         /* 64 in 2048 bins */
-#define EXPONENT_MIN -38.0f         /* exp of less is under half of 2^-52, the finest unit of mass */
+#define EXPONENT_MIN -38.0f         /* exp of less is under half the finest unit, 2^-52 */
 
 /* ---- order ------------------------------------------------------------------- */
 
@@ -242,7 +242,9 @@ static __global__ __launch_bounds__(SCAN_THREADS) void sample_best(sample_call c
     sample_key best = 0;
     for (int at = begin + (int)threadIdx.x * 4; at < end; at += SCAN_TOKENS) {
         float v[SCAN_LOADS][4];
-        for (int j = 0; j < SCAN_LOADS; j++) load4(v[j], logits, at + j * SCAN_THREADS * 4, end, aligned);
+        for (int j = 0; j < SCAN_LOADS; j++) {
+            load4(v[j], logits, at + j * SCAN_THREADS * 4, end, aligned);
+        }
         for (int j = 0; j < SCAN_LOADS; j++) {
             int token = at + j * SCAN_THREADS * 4;
             forbid4(v[j], allowed, token, end);
@@ -256,8 +258,8 @@ static __global__ __launch_bounds__(SCAN_THREADS) void sample_best(sample_call c
     /* Rows that need a histogram find it empty. */
     if ((row->flags & SAMPLE_DRAWS) != 0 || row->logprobs >= 0) {
         sample_histogram *histogram = &call.histograms[blockIdx.y];
-        int step = (int)gridDim.x * SCAN_THREADS;
-        for (int i = (int)blockIdx.x * SCAN_THREADS + (int)threadIdx.x; i < SAMPLE_BINS; i += step) {
+        int first = (int)blockIdx.x * SCAN_THREADS + (int)threadIdx.x;
+        for (int i = first; i < SAMPLE_BINS; i += (int)gridDim.x * SCAN_THREADS) {
             histogram->mass[i] = 0;
             histogram->count[i] = 0;
         }
@@ -306,7 +308,9 @@ static __global__ __launch_bounds__(SCAN_THREADS) void sample_masses(sample_call
     uint32_t better = 0;
     for (int at = begin + (int)threadIdx.x * 4; at < end; at += SCAN_TOKENS) {
         float v[SCAN_LOADS][4];
-        for (int j = 0; j < SCAN_LOADS; j++) load4(v[j], logits, at + j * SCAN_THREADS * 4, end, aligned);
+        for (int j = 0; j < SCAN_LOADS; j++) {
+            load4(v[j], logits, at + j * SCAN_THREADS * 4, end, aligned);
+        }
         for (int j = 0; j < SCAN_LOADS; j++) {
             int token = at + j * SCAN_THREADS * 4;
             if (!RAW) forbid4(v[j], allowed, token, end);
