@@ -215,10 +215,9 @@ agl_status agl_cuda_stream_wait(agl_stream *stream, agl_error *err)
     cudaError_t error = cudaStreamSynchronize(agl_cuda_queue(stream));
     cudaError_t earlier = cudaGetLastError();
     if (error == cudaSuccess) error = earlier;
-    if (error == cudaSuccess) {
-        agl_cuda_sample_finish(stream);
-        return AGL_OK;
-    }
+    /* Also after a fault: the callers' structs may be gone at the next wait. */
+    agl_cuda_sample_finish(stream);
+    if (error == cudaSuccess) return AGL_OK;
     return agl_fail(err, AGL_ERR_DEVICE, "%s reported: %s (%s)", agl_cuda_of(stream)->description,
                     cudaGetErrorString(error), cudaGetErrorName(error));
 }
