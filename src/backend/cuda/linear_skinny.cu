@@ -15,21 +15,21 @@
  *           their sums in shared memory. The grid is chosen so that all blocks get the same
  *           number of tiles, up to one: they share the bandwidth, so they end together
  *           although some SMs hold 2 of them and some 3.
- * Loads     Every thread has its own ring of 3 chunks in shared memory, filled by cp.async
- *           and read back by the thread itself: no barrier. While it waits for a chunk two
- *           more are on their way, the first two from before the kernels ahead have ended,
- *           later ones across the border of tiles. With 2 blocks an SM that is 96 KB an SM;
- *           H200 needs 25 KB. (Loads into registers do not do: ptxas moves them down.)
+ * Loads     Every warp has its own ring of 3 chunks in shared memory that cp.async fills, whole
+ *           128-byte lines of W: no barrier of the block. While it waits for a chunk two more
+ *           are on their way, the first two from before the kernels ahead have ended, later
+ *           ones across the border of tiles. With 2 blocks an SM that is 96 KB an SM; H200
+ *           needs 25 KB. (Loads into registers do not do: ptxas moves them down.)
  * Numerics  F32 sums in an order given by `in` alone: the same row gives the same bits
  *           whatever the other rows are and however many.
  *
- * The 8 values that a thread reads at once are not those that one mma wants of it, but the
- * order of columns inside a sum is free as long as x keeps it too. So the thread's columns
- * 8t .. 8t+7 of a group of 32 become its share (2t, 2t+1, 2t+8, 2t+9) of two mma:
+ * The 8 values that a lane reads at once are not those that one mma wants of it, but the
+ * order of columns inside a sum is free as long as x keeps it too. With t = lane % 4, columns
+ * 8t .. 8t+7 of a group of 32 become the lane's share (2t, 2t+1, 2t+8, 2t+9) of two mma:
  *
- *     memory, row g:    | t=0: 0 1 2 3 4 5 6 7 | t=1: 8 ... 15 | t=2: 16 ... | t=3: 24 ... |
- *     first mma, t=0:            a0  a2 ----- second mma: a0 a2
- *                               (01)(23)                 (45)(67)
+ *     row g:                | t=0: 0 1 2 3 4 5 6 7 | t=1: 8 .. 15 | t=2: 16 .. | t=3: 24 .. |
+ *     first mma of t = 0:          --- ---           columns 0, 1 and 8, 9 of the mma
+ *     second:                              --- ---   the same
  *
  * and row g of x is read in the very same pattern: it needs no rearranging. */
 #include "backend/cuda/elements.cuh"
@@ -43,9 +43,11 @@
 #define TILE_ROWS 16                /* weight rows: M of an mma                               */
 #define TOKENS 8                    /* rows of x: N of an mma                                 */
 #define SLICE_ROWS 16               /* rows of x that one pass over the weights serves        */
-#define GROUP 32                    /* columns: 4 threads x 8                                 */
-#define CHUNK_GROUPS 2
-#define CHUNK (CHUNK_GROUPS * GROUP) /* one 128-byte line of each weight row                  */
+#define PIECE 8                     /* columns in 16 bytes                                    */
+#define CHUNK 64                    /* columns of a warp at once: a line of each weight row   */
+#define PIECES (CHUNK / PIECE)
+#define GROUPS (PIECES / 4)         /* a group of 32 columns is one piece for each t          */
+#define LANE_LOADS (TILE_ROWS * PIECES / WARP_LANES)
 #define STAGES 3                    /* chunks of the ring                                     */
 #define PARTIAL_STRIDE 20           /* of a token's 16 sums: the writes of a warp hit 32 banks */
 
@@ -60,20 +62,28 @@ typedef struct {
     bool y_f32;
 } skinny_args;
 
-/* [group][low: row g of the tile; high: row g + 8][thread] of one chunk, 8 columns each. */
-typedef uint4 weight_stage[CHUNK_GROUPS][2][BLOCK_THREADS];
+/* A warp's weights. Piece p of row r lies at place_of(r, p). */
+typedef uint4 weight_chunk[TILE_ROWS][PIECES];
 
 template <int TOKEN_TILES>
 struct skinny_shared {
-    weight_stage ring[STAGES];
+    weight_chunk ring[WARPS][STAGES];
     /* [tile % 2][warp][row of x][weight row]. Twice: a tile's sums are written while slow
      * warps still add those of the tile before. */
     float partial[2][WARPS][TOKEN_TILES * TOKENS][PARTIAL_STRIDE];
 };
 
-/* What a thread reads next: runs through the block's tiles, STAGES - 1 chunks ahead of the sums. */
+/* Lanes that read at once hold pieces 0 to 3, or 4 to 7, of an even and an odd row: the halves
+ * of odd rows change places, so that these lie in different banks. */
+static __device__ __forceinline__ int place_of(int row, int piece)
+{
+    return piece ^ (row % 2 * (PIECES / 2));
+}
+
+/* What a warp reads next: runs through the block's tiles, STAGES - 1 chunks ahead of the sums.
+ * A lane copies piece lane % 8 of rows lane / 8, + 4, + 8, + 12. */
 typedef struct {
-    const unsigned short *low, *high; /* the two weight rows                                  */
+    const unsigned short *rows[LANE_LOADS];
     int tile, chunk, stage;
 } weight_cursor;
 
@@ -81,21 +91,21 @@ typedef struct {
 static __device__ __forceinline__ void cursor_enter_tile(weight_cursor *cursor, int tile,
                                                          const skinny_args *args)
 {
-    int g = threadIdx.x % WARP_LANES / 4, last = args->out - 1;
-    int row = min(tile, args->tiles - 1) * TILE_ROWS + g;
-    const unsigned short *weight = (const unsigned short *)args->weight;
-    cursor->low = weight + (int64_t)min(row, last) * args->in;
-    cursor->high = weight + (int64_t)min(row + 8, last) * args->in;
+    int first = min(tile, args->tiles - 1) * TILE_ROWS + threadIdx.x % WARP_LANES / PIECES;
+#pragma unroll
+    for (int i = 0; i < LANE_LOADS; i++) {
+        int row = min(first + i * (TILE_ROWS / LANE_LOADS), args->out - 1);
+        cursor->rows[i] = (const unsigned short *)args->weight + (int64_t)row * args->in;
+    }
     cursor->tile = tile;
     cursor->chunk = 0;
 }
 
-/* The thread's first column in a chunk of its warp. The warps take chunks in turn, so that
- * the block reads 1 KB of each row at a time. */
+/* First column of a chunk of this warp. The warps take chunks in turn, so that the block reads
+ * 1 KB of each row at a time. */
 static __device__ __forceinline__ int column_of(int chunk)
 {
-    int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
-    return (chunk * WARPS + warp) * CHUNK + 8 * (lane % 4);
+    return (chunk * WARPS + (int)threadIdx.x / WARP_LANES) * CHUNK;
 }
 
 static __device__ __forceinline__ int stage_after(int stage)
@@ -104,18 +114,19 @@ static __device__ __forceinline__ int stage_after(int stage)
 }
 
 /* Zeros past the last column; nothing past the last tile. */
-static __device__ __forceinline__ void fetch(weight_stage *ring, weight_cursor *cursor,
+static __device__ __forceinline__ void fetch(weight_chunk *ring, weight_cursor *cursor,
                                              const skinny_args *args)
 {
     if (cursor->tile < args->tiles) {
+        int lane = threadIdx.x % WARP_LANES, piece = lane % PIECES;
+        int column = column_of(cursor->chunk) + piece * PIECE;
+        bool valid = column < args->in;
+        if (!valid) column = 0;
 #pragma unroll
-        for (int j = 0; j < CHUNK_GROUPS; j++) {
-            int column = column_of(cursor->chunk) + j * GROUP;
-            bool valid = column < args->in;
-            if (!valid) column = 0;
-            uint4 (*stage)[BLOCK_THREADS] = ring[cursor->stage][j];
-            ptx_cp_async16_or_zero(&stage[0][threadIdx.x], cursor->low + column, valid);
-            ptx_cp_async16_or_zero(&stage[1][threadIdx.x], cursor->high + column, valid);
+        for (int i = 0; i < LANE_LOADS; i++) {
+            int row = lane / PIECES + i * (TILE_ROWS / LANE_LOADS);
+            ptx_cp_async16_or_zero(&ring[cursor->stage][row][place_of(row, piece)],
+                                   cursor->rows[i] + column, valid);
         }
     }
     ptx_cp_async_commit();
@@ -125,14 +136,14 @@ static __device__ __forceinline__ void fetch(weight_stage *ring, weight_cursor *
     }
 }
 
-/* Rows g of the n-th eight of x, through the L1. */
+/* A lane's pieces of row g of the n-th eight of x, through the L1. */
 template <typename T, int TOKEN_TILES>
-static __device__ __forceinline__ void read_x(uint4 out[CHUNK_GROUPS][TOKEN_TILES],
+static __device__ __forceinline__ void read_x(uint4 out[GROUPS][TOKEN_TILES],
                                               const T *const x[TOKEN_TILES], int chunk, int in)
 {
 #pragma unroll
-    for (int j = 0; j < CHUNK_GROUPS; j++) {
-        int column = column_of(chunk) + j * GROUP;
+    for (int j = 0; j < GROUPS; j++) {
+        int column = column_of(chunk) + (4 * j + (int)threadIdx.x % 4) * PIECE;
 #pragma unroll
         for (int n = 0; n < TOKEN_TILES; n++) {
             out[j][n] = make_uint4(0, 0, 0, 0);
@@ -144,12 +155,14 @@ static __device__ __forceinline__ void read_x(uint4 out[CHUNK_GROUPS][TOKEN_TILE
 /* sums[n] += the chunk's weights times the n-th eight of x. */
 template <typename T, int TOKEN_TILES>
 static __device__ __forceinline__ void multiply(float sums[TOKEN_TILES][4],
-                                                const weight_stage stage,
-                                                const uint4 x[CHUNK_GROUPS][TOKEN_TILES])
+                                                const weight_chunk weights,
+                                                const uint4 x[GROUPS][TOKEN_TILES])
 {
+    int lane = threadIdx.x % WARP_LANES, g = lane / 4, t = lane % 4;
 #pragma unroll
-    for (int j = 0; j < CHUNK_GROUPS; j++) {
-        const uint4 low = stage[j][0][threadIdx.x], high = stage[j][1][threadIdx.x];
+    for (int j = 0; j < GROUPS; j++) {
+        int place = place_of(g, 4 * j + t); /* rows g and g + 8 are both even or both odd */
+        const uint4 low = weights[g][place], high = weights[g + 8][place];
         const uint32_t first[4] = {low.x, high.x, low.y, high.y};
         const uint32_t second[4] = {low.z, high.z, low.w, high.w};
 #pragma unroll
@@ -203,13 +216,14 @@ linear_skinny(const skinny_args args)
     DYNAMIC_SHARED(memory);
     skinny_shared<TOKEN_TILES> *shared = (skinny_shared<TOKEN_TILES> *)memory;
     int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
+    weight_chunk *ring = shared->ring[warp];
     int row_first = blockIdx.y * SLICE_ROWS;
     int rows = min(args.rows - row_first, SLICE_ROWS);
 
     weight_cursor cursor;
     cursor.stage = 0;
     cursor_enter_tile(&cursor, blockIdx.x, &args);
-    for (int i = 0; i < STAGES - 1; i++) fetch(shared->ring, &cursor, &args);
+    for (int i = 0; i < STAGES - 1; i++) fetch(ring, &cursor, &args);
     ptx_wait_for_previous();
     ptx_release_next();
 
@@ -224,11 +238,13 @@ linear_skinny(const skinny_args args)
         float sums[TOKEN_TILES][4] = {};
 #pragma unroll 1
         for (int chunk = 0; chunk < args.chunks; chunk++) {
-            uint4 x_chunk[CHUNK_GROUPS][TOKEN_TILES];
-            fetch(shared->ring, &cursor, &args);
+            uint4 x_chunk[GROUPS][TOKEN_TILES];
+            __syncwarp();           /* all lanes have read the chunk that fetch replaces */
+            fetch(ring, &cursor, &args);
             read_x<T, TOKEN_TILES>(x_chunk, x, chunk, args.in);
             ptx_cp_async_wait<STAGES - 1>();
-            multiply<T, TOKEN_TILES>(sums, shared->ring[stage], x_chunk);
+            __syncwarp();           /* and here all have waited */
+            multiply<T, TOKEN_TILES>(sums, ring[stage], x_chunk);
             stage = stage_after(stage);
         }
         keep_partial<TOKEN_TILES>(shared->partial[half][warp], sums);
