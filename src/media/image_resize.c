@@ -69,7 +69,7 @@ static double bicubic(double x)
     return 0.0;
 }
 
-static void axis_deinit(agl_resize_axis *axis)
+void agl_resize_axis_deinit(agl_resize_axis *axis)
 {
     free(axis->first);
     free(axis->count);
@@ -97,8 +97,8 @@ static void store_window(agl_resize_axis *axis, int64_t index, const double *win
     }
 }
 
-static agl_status axis_init(agl_resize_axis *axis, int64_t in_size, int64_t out_size,
-                            agl_error *err)
+agl_status agl_resize_axis_init(agl_resize_axis *axis, int64_t in_size, int64_t out_size,
+                                agl_error *err)
 {
     double scale = (double)in_size / (double)out_size;
     double stretch = fmax(scale, 1.0), support = SUPPORT * stretch;
@@ -130,7 +130,7 @@ static agl_status axis_init(agl_resize_axis *axis, int64_t in_size, int64_t out_
         store_window(axis, i, window, sum);
     }
     free(window);
-    if (status != AGL_OK) axis_deinit(axis);
+    if (status != AGL_OK) agl_resize_axis_deinit(axis);
     return status;
 }
 
@@ -210,9 +210,10 @@ static void resize_across_only(agl_image *out, const agl_image *in, const agl_re
 }
 
 /* Pillow 13's choice; older ones always go across first. */
-static bool goes_down_first(const agl_image *out, const agl_image *in)
+bool agl_resize_goes_down_first(int64_t height, int64_t width, int64_t out_height,
+                                int64_t out_width)
 {
-    return out->height < in->height && in->height - out->height > 2 * (in->width - out->width);
+    return out_height < height && height - out_height > 2 * (width - out_width);
 }
 
 static agl_status resize_down_first(agl_image *out, const agl_image *in,
@@ -276,18 +277,20 @@ agl_status agl_image_resize_with(agl_image *out, const agl_image *in, int64_t he
     agl_resize_axis across = {0}, down = {0};
     bool new_width = width != in->width, new_height = height != in->height;
     agl_status status = AGL_OK;
-    if (new_width) status = axis_init(&across, in->width, width, err);
-    if (status == AGL_OK && new_height) status = axis_init(&down, in->height, height, err);
+    if (new_width) status = agl_resize_axis_init(&across, in->width, width, err);
+    if (status == AGL_OK && new_height)
+        status = agl_resize_axis_init(&down, in->height, height, err);
     if (status == AGL_OK) {
-        if (new_height && new_width && goes_down_first(&made, in))
+        if (new_height && new_width &&
+            agl_resize_goes_down_first(in->height, in->width, height, width))
             status = resize_down_first(&made, in, &across, &down, kernels, err);
         else if (new_height)
             status = resize_down(&made, in, new_width ? &across : NULL, &down, kernels, err);
         else if (new_width) resize_across_only(&made, in, &across, kernels);
         else memcpy(made.pixels, in->pixels, bytes);
     }
-    axis_deinit(&across);
-    axis_deinit(&down);
+    agl_resize_axis_deinit(&across);
+    agl_resize_axis_deinit(&down);
     if (status == AGL_OK) *out = made;
     else agl_image_deinit(&made);
     return status;

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * image_resize.h - the inner loops of agl_image_resize and their variants, so
- * that a check can run each against portable C. Private to media.
+ * image_resize.h - inside of agl_image_resize: the windows of an axis, for who
+ * resizes elsewhere with the same bits, and the inner loops with their variants,
+ * so that a check can run each against portable C.
  *
  * Pillow's arithmetic: weights with 22 fraction bits, products of 8-bit levels
  * summed in 32 bits from one half, shifted, clamped. Integer sums do not depend
  * on their order, so every variant gives the same bits. */
 #ifndef AGL_MEDIA_IMAGE_RESIZE_H
 #define AGL_MEDIA_IMAGE_RESIZE_H
+
+#include <stdbool.h>
 
 #include "media/image.h"
 
@@ -26,6 +29,15 @@ typedef struct {
     int32_t *weights;       /* [out_size, taps], zero behind the window                      */
     int16_t *halves;        /* [out_size, taps / 4, 8]: four high halves, then four low ones */
 } agl_resize_axis;
+
+/* The windows that resize in_size to another out_size; deinit takes a zeroed axis. */
+agl_status agl_resize_axis_init(agl_resize_axis *axis, int64_t in_size, int64_t out_size,
+                                agl_error *err);
+void agl_resize_axis_deinit(agl_resize_axis *axis);
+
+/* Whether the pass down goes before the pass across, where both sizes change. */
+bool agl_resize_goes_down_first(int64_t height, int64_t width, int64_t out_height,
+                                int64_t out_width);
 
 typedef struct {
     /* One row across: out[axis->out_size][3] from in[axis->in_size][3]. */
