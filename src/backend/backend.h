@@ -182,6 +182,29 @@ typedef struct {
     float mean[3], std[3];
 } agl_patchify_args;
 
+/* Windows of one axis of a resize: value i of the output is the sum over t < count[i] of
+ * weights[i * taps + t] * input[first[i] + t], with weights of AGL_RESIZE_WEIGHT_BITS fraction
+ * bits, rounded to nearest and clamped to 0 .. 255. The sums fit 32 bits with their sign. */
+#define AGL_RESIZE_WEIGHT_BITS 22
+typedef struct {
+    const int32_t *first;       /* [out size]                                        */
+    const int32_t *count;       /* [out size]                                        */
+    const int32_t *weights;     /* [out size, taps]; NULL: the axis keeps its size   */
+    int64_t taps;
+} agl_resize_windows;
+
+/* 8-bit RGB picture at another size, rounded to 8 bits between the axes, so their order shows
+ * in the pixels. The tables are made on the host (media/image_resize.h) and lie on the device. */
+typedef struct {
+    const uint8_t *pixels;      /* DEVICE [height, width, 3]                         */
+    uint8_t *out;               /* DEVICE [out_height, out_width, 3], not pixels     */
+    uint8_t *between;           /* DEVICE [height, out_width, 3], with down_first    */
+                                /* [out_height, width, 3]; NULL if an axis keeps its size */
+    int64_t height, width, out_height, out_width;
+    agl_resize_windows across, down;
+    bool down_first;
+} agl_resize_args;
+
 /* x += bicubic sample (A = -0.75, clamped, half-pixel centres) of a side x side table,
  * in merge order. MODEL.md, "Position embedding interpolation". */
 typedef struct {
@@ -274,6 +297,7 @@ typedef struct {
     agl_status (*attention_paged)(agl_stream *stream, const agl_attention_paged_args *args);
     agl_status (*attention_dense)(agl_stream *stream, const agl_attention_dense_args *args);
     agl_status (*rope_vision)(agl_stream *stream, const agl_rope_vision_args *args);
+    agl_status (*resize)(agl_stream *stream, const agl_resize_args *args);
     agl_status (*patchify)(agl_stream *stream, const agl_patchify_args *args);
     agl_status (*position_embed)(agl_stream *stream, const agl_position_embed_args *args);
     agl_status (*gather)(agl_stream *stream, const agl_gather_args *args);

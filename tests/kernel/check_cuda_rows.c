@@ -2,12 +2,12 @@
  *
  * Row-wise operations of the CUDA backend against portable C, for the three activation
  * formats: embed (and the conversion of weights), gather, rmsnorm, layernorm, swiglu, both
- * rotations with the write into KV pages, patchify, position_embed.
+ * rotations with the write into KV pages, resize, patchify, position_embed.
  *
  * Both backends get the same values: arrays of activations are rounded first. Tolerance: half
  * a step of the activation format, for the one rounding at the store, and beside it what F32
- * sums in another order, FMA and another sine may differ by, stated at each check. Copies and
- * patches are compared to the bit. Sixteen values behind every array must stay as they were. */
+ * sums in another order, FMA and another sine may differ by, stated at each check. Copies,
+ * resized pictures and patches are compared to the bit. Sixteen values behind every array must stay as they were. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "media/image_resize.h"
 #include "support/test_cuda.h"
 #include "support/test_kernel.h"
 
@@ -387,6 +388,73 @@ static void rope_vision_one(test_cuda *t)
 
 /* ---- images ---------------------------------------------------------------------------- */
 
+static agl_resize_windows windows_of(const agl_resize_axis *axis)
+{
+    return (agl_resize_windows){axis->first, axis->count, axis->weights, axis->taps};
+}
+
+/* A copy of an axis on the device; all NULL where the axis keeps its size. */
+static agl_resize_windows device_windows(test_cuda *t, const agl_resize_axis *axis)
+{
+    if (axis->weights == NULL) return (agl_resize_windows){0};
+    size_t count = (size_t)axis->out_size, cells = count * (size_t)axis->taps;
+    return (agl_resize_windows){
+        test_cuda_upload(t, axis->first, count * sizeof *axis->first),
+        test_cuda_upload(t, axis->count, count * sizeof *axis->count),
+        test_cuda_upload(t, axis->weights, cells * sizeof *axis->weights), axis->taps};
+}
+
+static void windows_free(test_cuda *t, const agl_resize_windows *windows)
+{
+    const int32_t *tables[] = {windows->first, windows->count, windows->weights};
+    for (size_t i = 0; i < AGL_COUNT(tables); i++) test_cuda_free(t, (void *)(uintptr_t)tables[i]);
+}
+
+/* The last shape: more rows than a grid is high. */
+static void resize_one(test_cuda *t)
+{
+    static const int64_t SHAPES[][4] = { /* height, width, new height, new width */
+        {1, 1, 84, 84},   {60, 54, 63, 56}, {160, 72, 154, 70}, {300, 20, 28, 28}, {7, 300, 3, 17},
+        {40, 40, 40, 84}, {40, 40, 84, 40}, {90, 2, 28, 2},     {33, 21, 33, 21},  {65540, 2, 65540, 1},
+    };
+    if (t->activation != AGL_F32) return; /* bytes in, bytes out */
+    for (size_t i = 0; i < AGL_COUNT(SHAPES); i++) {
+        int64_t height = SHAPES[i][0], width = SHAPES[i][1], out_height = SHAPES[i][2], out_width = SHAPES[i][3];
+        size_t in_bytes = (size_t)(height * width * 3), out_bytes = (size_t)(out_height * out_width * 3);
+        size_t between_bytes = (size_t)((height > out_height ? height : out_height) *
+                                        (width > out_width ? width : out_width) * 3);
+        uint8_t *pixels = test_alloc(in_bytes), *want = test_alloc(out_bytes), *got = test_alloc(out_bytes + GUARD);
+        uint8_t *between = test_alloc(between_bytes);
+        for (size_t n = 0; n < in_bytes; n++) {
+            uint32_t draw = test_random_u32(&t->random) % 1024; /* ends of the range: they clamp */
+            pixels[n] = (uint8_t)(draw < 256 ? draw : draw & 1 ? 255 : 0);
+        }
+        memset(got, 77, out_bytes + GUARD);
+        agl_resize_axis across = {0}, down = {0};
+        if (width != out_width) assert_int_equal(agl_resize_axis_init(&across, width, out_width, NULL), AGL_OK);
+        if (height != out_height) assert_int_equal(agl_resize_axis_init(&down, height, out_height, NULL), AGL_OK);
+        agl_resize_args cpu = {
+            .pixels = pixels, .out = want, .between = between, .height = height, .width = width,
+            .out_height = out_height, .out_width = out_width, .across = windows_of(&across),
+            .down = windows_of(&down),
+            .down_first = agl_resize_goes_down_first(height, width, out_height, out_width)};
+        agl_resize_args cuda = cpu;
+        void *device_pixels = test_cuda_upload(t, pixels, in_bytes);
+        cuda.pixels = device_pixels;
+        cuda.out = test_cuda_upload(t, got, out_bytes + GUARD);
+        cuda.between = test_cuda_upload(t, NULL, between_bytes);
+        cuda.across = device_windows(t, &across), cuda.down = device_windows(t, &down);
+        RUN(t, resize, cpu, cuda);
+        test_cuda_download(t, got, cuda.out, out_bytes + GUARD);
+        assert_memory_equal(got, want, out_bytes);
+        for (int n = 0; n < GUARD; n++) assert_int_equal(got[out_bytes + (size_t)n], 77);
+        windows_free(t, &cuda.across), windows_free(t, &cuda.down);
+        test_cuda_free(t, device_pixels), test_cuda_free(t, cuda.out), test_cuda_free(t, cuda.between);
+        agl_resize_axis_deinit(&across), agl_resize_axis_deinit(&down);
+        free(pixels), free(want), free(got), free(between);
+    }
+}
+
 static void patchify_one(test_cuda *t)
 {
     static const struct { int64_t grid_h, grid_w, patch, merge, frames; } CASES[] = {
@@ -482,6 +550,7 @@ static void layernorm_matches(void **state) { (void)state, for_dtypes(layernorm_
 static void swiglu_matches(void **state) { (void)state, for_dtypes(swiglu_one); }
 static void rope_store_matches(void **state) { (void)state, for_dtypes(rope_store_one); }
 static void rope_vision_matches(void **state) { (void)state, for_dtypes(rope_vision_one); }
+static void resize_matches(void **state) { (void)state, for_dtypes(resize_one); }
 static void patchify_matches(void **state) { (void)state, for_dtypes(patchify_one); }
 static void position_embed_matches(void **state) { (void)state, for_dtypes(position_embed_one); }
 static void batch_has_the_bits_of_single_rows(void **state) { (void)state, for_dtypes(batch_is_single); }
@@ -493,6 +562,7 @@ int main(void)
         cmocka_unit_test(rmsnorm_matches),        cmocka_unit_test(rmsnorm_in_place_matches),
         cmocka_unit_test(layernorm_matches),      cmocka_unit_test(swiglu_matches),
         cmocka_unit_test(rope_store_matches),     cmocka_unit_test(rope_vision_matches),
+        cmocka_unit_test(resize_matches),
         cmocka_unit_test(patchify_matches),       cmocka_unit_test(position_embed_matches),
         cmocka_unit_test(batch_has_the_bits_of_single_rows),
     };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * patchify, to the bit, and the interpolated position table, against published vectors.
+ * patchify, to the bit, the interpolated position table, against published vectors, and
+ * resize, to the bit, against agl_image_resize, which has vectors of its own.
  *
  * Tolerance of the table: coordinates pass through F32 (3e-6 at 24 cells), times the slope
  * of the kernel, times values of magnitude 1. */
@@ -15,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "media/image_resize.h"
 #include "support/test_kernel.h"
 
 static const float MEAN[3] = {0.48145466f, 0.4578275f, 0.40821073f};
@@ -144,12 +146,59 @@ static void table_of_the_same_size_is_added_as_it_is(void **state)
     free(table), free(x), free(before);
 }
 
+static agl_resize_windows windows_of(const agl_resize_axis *axis)
+{
+    return (agl_resize_windows){axis->first, axis->count, axis->weights, axis->taps};
+}
+
+/* Either axis, both, none; across first and down first; sides of 1 and windows of 200. */
+static void resize_has_the_bits_of_the_media_path(void **state)
+{
+    (void)state;
+    static const int64_t SHAPES[][4] = { /* height, width, new height, new width */
+        {1, 1, 84, 84},    {240, 108, 252, 112}, {320, 144, 308, 140}, {3000, 100, 28, 28}, {7, 300, 3, 17},
+        {40, 40, 40, 84},  {40, 40, 84, 40},     {900, 2, 28, 2},      {33, 21, 33, 21},    {50, 9, 31, 40},
+    };
+    _Static_assert(AGL_RESIZE_WEIGHT_BITS == AGL_RESIZE_FRACTION_BITS, "the same weights");
+    test_random random = {9};
+    for (size_t i = 0; i < AGL_COUNT(SHAPES); i++) {
+        int64_t height = SHAPES[i][0], width = SHAPES[i][1], out_height = SHAPES[i][2], out_width = SHAPES[i][3];
+        agl_image in = {test_alloc((size_t)(height * width * 3)), height, width}, want;
+        for (int64_t n = 0; n < height * width * 3; n++) {
+            uint32_t draw = test_random_u32(&random) % 1024; /* ends of the range: they clamp */
+            in.pixels[n] = (uint8_t)(draw < 256 ? draw : draw & 1 ? 255 : 0);
+        }
+        assert_int_equal(agl_image_resize(&want, &in, out_height, out_width, NULL), AGL_OK);
+        agl_resize_axis across = {0}, down = {0};
+        if (width != out_width) assert_int_equal(agl_resize_axis_init(&across, width, out_width, NULL), AGL_OK);
+        if (height != out_height) assert_int_equal(agl_resize_axis_init(&down, height, out_height, NULL), AGL_OK);
+        uint8_t *out = test_alloc((size_t)(out_height * out_width * 3));
+        int64_t rows = height > out_height ? height : out_height, columns = width > out_width ? width : out_width;
+        uint8_t *between = test_alloc((size_t)(rows * columns * 3));
+        for (uint32_t threads = 1; threads <= 2; threads++) {
+            agl_backend *backend = create(threads);
+            agl_resize_args args = {
+                .pixels = in.pixels, .out = out, .between = between, .height = height, .width = width,
+                .out_height = out_height, .out_width = out_width, .across = windows_of(&across),
+                .down = windows_of(&down),
+                .down_first = agl_resize_goes_down_first(height, width, out_height, out_width)};
+            assert_int_equal(backend->ops->resize(test_stream(backend), &args), AGL_OK);
+            assert_memory_equal(out, want.pixels, (size_t)(out_height * out_width * 3));
+            backend->ops->destroy(backend);
+        }
+        agl_resize_axis_deinit(&across), agl_resize_axis_deinit(&down);
+        agl_image_deinit(&want);
+        free(in.pixels), free(out), free(between);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(patches_hold_the_pixels_in_merge_order),
         cmocka_unit_test(position_weights_match_the_vectors),
         cmocka_unit_test(table_of_the_same_size_is_added_as_it_is),
+        cmocka_unit_test(resize_has_the_bits_of_the_media_path),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

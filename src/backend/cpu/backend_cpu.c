@@ -201,6 +201,7 @@ FORWARD(rope_store)
 FORWARD(attention_paged)
 FORWARD(attention_dense)
 FORWARD(rope_vision)
+FORWARD(resize)
 FORWARD(patchify)
 FORWARD(position_embed)
 FORWARD(gather)
@@ -292,6 +293,7 @@ static const agl_backend_ops CPU_BACKEND_OPS = {
     .attention_paged = attention_paged,
     .attention_dense = attention_dense,
     .rope_vision = rope_vision,
+    .resize = resize,
     .patchify = patchify,
     .position_embed = position_embed,
     .gather = gather,

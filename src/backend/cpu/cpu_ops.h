@@ -45,6 +45,7 @@ typedef struct {
     agl_status (*attention_paged)(agl_cpu *cpu, const agl_attention_paged_args *args);
     agl_status (*attention_dense)(agl_cpu *cpu, const agl_attention_dense_args *args);
     agl_status (*rope_vision)(agl_cpu *cpu, const agl_rope_vision_args *args);
+    agl_status (*resize)(agl_cpu *cpu, const agl_resize_args *args);
     agl_status (*patchify)(agl_cpu *cpu, const agl_patchify_args *args);
     agl_status (*position_embed)(agl_cpu *cpu, const agl_position_embed_args *args);
     agl_status (*gather)(agl_cpu *cpu, const agl_gather_args *args);
@@ -76,6 +77,7 @@ void agl_cpu_ops_neon(agl_cpu_ops *ops);
 /* Launchers that live in files of their own. */
 agl_status agl_cpu_attention_paged_portable(agl_cpu *cpu, const agl_attention_paged_args *args);
 agl_status agl_cpu_attention_dense_portable(agl_cpu *cpu, const agl_attention_dense_args *args);
+agl_status agl_cpu_resize(agl_cpu *cpu, const agl_resize_args *args);
 agl_status agl_cpu_patchify(agl_cpu *cpu, const agl_patchify_args *args);
 agl_status agl_cpu_position_embed(agl_cpu *cpu, const agl_position_embed_args *args);
 agl_status agl_cpu_sample(agl_cpu *cpu, const agl_sample_args *args);

@@ -309,6 +309,7 @@ void agl_cpu_ops_portable(agl_cpu_ops *ops)
         .attention_paged = agl_cpu_attention_paged_portable,
         .attention_dense = agl_cpu_attention_dense_portable,
         .rope_vision = rope_vision,
+        .resize = agl_cpu_resize,
         .patchify = agl_cpu_patchify,
         .position_embed = agl_cpu_position_embed,
         .gather = gather,

@@ -125,6 +125,7 @@ static const agl_backend_ops CUDA_BACKEND_OPS = {
     .attention_paged = agl_cuda_attention_paged,
     .attention_dense = agl_cuda_attention_dense,
     .rope_vision = agl_cuda_rope_vision,
+    .resize = agl_cuda_resize,
     .patchify = agl_cuda_patchify,
     .position_embed = agl_cuda_position_embed,
     .gather = agl_cuda_gather,

@@ -85,6 +85,7 @@ agl_status agl_cuda_rope_store(agl_stream *stream, const agl_rope_store_args *ar
 agl_status agl_cuda_attention_paged(agl_stream *stream, const agl_attention_paged_args *args);
 agl_status agl_cuda_attention_dense(agl_stream *stream, const agl_attention_dense_args *args);
 agl_status agl_cuda_rope_vision(agl_stream *stream, const agl_rope_vision_args *args);
+agl_status agl_cuda_resize(agl_stream *stream, const agl_resize_args *args);
 agl_status agl_cuda_patchify(agl_stream *stream, const agl_patchify_args *args);
 agl_status agl_cuda_position_embed(agl_stream *stream, const agl_position_embed_args *args);
 agl_status agl_cuda_gather(agl_stream *stream, const agl_gather_args *args);
