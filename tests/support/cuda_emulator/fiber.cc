@@ -6,15 +6,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#ifdef EMU_ASAN
-#include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
-#endif
-
 #include "emulator.h"
-
-/* Save the registers that a call must keep, exchange the stacks, restore. */
-extern "C" void emu_stack_switch(void **save, void *load);
 
 #if defined(__x86_64__)
 #define SAVED_WORDS 6
@@ -69,27 +61,15 @@ void emu_fiber_prepare(emu_fiber *fiber, void (*entry)(void), unsigned color)
     fiber->sanitizer_stack = NULL;
 }
 
-void emu_fiber_switch(emu_fiber *from, emu_fiber *to, bool ends)
-{
-#ifdef EMU_ASAN
-    __sanitizer_start_switch_fiber(ends ? NULL : &from->sanitizer_stack, to->stack, to->stack_bytes);
-#else
-    (void)ends;
-#endif
-    emu_stack_switch(&from->sp, to->sp);
-#ifdef EMU_ASAN
-    __sanitizer_finish_switch_fiber(from->sanitizer_stack, NULL, NULL);
-#endif
-}
-
-void emu_fiber_entered(emu_fiber *from)
+void emu_fiber_entered(emu_fiber *thread)
 {
 #ifdef EMU_ASAN
     const void *bottom;
     size_t bytes;
     __sanitizer_finish_switch_fiber(NULL, &bottom, &bytes);
-    if (from->stack == NULL) from->stack = (char *)bottom, from->stack_bytes = bytes;
+    /* The first fiber of all is entered from the thread's own stack. */
+    if (thread->stack == NULL) thread->stack = (char *)bottom, thread->stack_bytes = bytes;
 #else
-    (void)from;
+    (void)thread;
 #endif
 }

@@ -14,6 +14,11 @@
 #endif
 #endif
 
+#ifdef EMU_ASAN
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 /* Instrumented frames are several times larger. */
 #ifdef EMU_ASAN
 #define EMU_STACK_BYTES ((size_t)256 << 10)
@@ -34,9 +39,25 @@ void emu_fiber_prepare(emu_fiber *fiber, void (*entry)(void), unsigned color);
 
 /* Leave the running fiber, whose place is kept in `from`, for another; `ends` says that `from`
  * will not be entered again before the next prepare. */
-void emu_fiber_switch(emu_fiber *from, emu_fiber *to, bool ends);
+static inline void emu_fiber_switch(emu_fiber *from, emu_fiber *to, bool ends);
 
-/* First statement of an entry; `from` is the fiber that switched to it. */
-void emu_fiber_entered(emu_fiber *from);
+/* First statement of an entry; `thread` is the fiber that this OS thread began with. */
+void emu_fiber_entered(emu_fiber *thread);
+
+/* Save the registers that a call must keep, exchange the stacks, restore. */
+extern "C" void emu_stack_switch(void **save, void *load);
+
+static inline void emu_fiber_switch(emu_fiber *from, emu_fiber *to, bool ends)
+{
+#ifdef EMU_ASAN
+    __sanitizer_start_switch_fiber(ends ? NULL : &from->sanitizer_stack, to->stack, to->stack_bytes);
+#else
+    (void)ends;
+#endif
+    emu_stack_switch(&from->sp, to->sp);
+#ifdef EMU_ASAN
+    __sanitizer_finish_switch_fiber(from->sanitizer_stack, NULL, NULL);
+#endif
+}
 
 #endif

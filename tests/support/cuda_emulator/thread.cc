@@ -27,7 +27,7 @@
 #define POISON 0xff             /* as a F32, F16 or BF16: NaN */
 #define CANARY 0xa5
 
-enum thread_state { READY, AT_BARRIER, AT_NAMED_BARRIER, AT_WARP, ENDED };
+enum thread_state { READY, ASLEEP, AT_BARRIER, AT_NAMED_BARRIER, AT_WARP, ENDED };
 
 /* What a lane brings to a warp function, and where the answer goes. */
 struct warp_call {
@@ -73,6 +73,9 @@ static int barrier_waiting;
 static named_barrier named_barriers[NAMED_BARRIERS];
 static unsigned warp_live[WARPS_MAX], warp_waiting[WARPS_MAX];
 static unsigned warp_common[WARPS_MAX];      /* lanes at one call                       */
+static unsigned warp_ready[WARPS_MAX];       /* places in the order whose lane can go on */
+static unsigned warp_asleep[WARPS_MAX];      /* the same, after the other warps          */
+static int lane_at[LANES], place_of[LANES];  /* the order of lanes, for this block      */
 static bool previous_waited;                 /* some thread of the grid waited          */
 static uint32_t order_seed;
 
@@ -192,13 +195,35 @@ void emu_set_order(uint32_t order)
 
 /* ---- switching ------------------------------------------------------------------------ */
 
+static void set_ready(thread *t)
+{
+    t->state = READY;
+    warp_ready[t->warp] |= 1u << place_of[t->lane];
+}
+
+/* The next lane of the warp in turn, or the scheduler if none can go on. */
+static void leave(thread *self, bool ends)
+{
+    int place = place_of[self->lane];
+    unsigned ready = warp_ready[self->warp], later = place < LANES - 1 ? ready >> (place + 1) << (place + 1) : 0;
+    emu_fiber *to = &scheduler;
+    running = NULL;
+    if (ready != 0) {
+        running = &threads[self->warp * LANES + lane_at[__builtin_ctz(later != 0 ? later : ready)]];
+        to = &running->fiber;
+        threadIdx = running->index;
+        if (running == self) return;
+    }
+    emu_fiber_switch(&self->fiber, to, ends);
+}
+
 static void wait_here(thread_state state)
 {
     thread *self = running;
     self->state = state;
-    emu_fiber_switch(&self->fiber, &scheduler, false);
-    running = self;
-    threadIdx = self->index;
+    if (state == READY) warp_ready[self->warp] |= 1u << place_of[self->lane];
+    else warp_ready[self->warp] &= ~(1u << place_of[self->lane]);
+    leave(self, false);
 }
 
 static void release_barrier_if_complete(void);
@@ -211,23 +236,18 @@ static void thread_entry(void)
     self->state = ENDED;
     live_count--;
     warp_live[self->warp] &= ~(1u << self->lane);
+    warp_ready[self->warp] &= ~(1u << place_of[self->lane]);
     release_barrier_if_complete();
-    emu_fiber_switch(&self->fiber, &scheduler, true);
+    leave(self, true);
     abort();
 }
 
-static void run_thread(thread *t)
-{
-    running = t;
-    threadIdx = t->index;
-    emu_fiber_switch(&scheduler, &t->fiber, false);
-    running = NULL;
-}
-
+/* In a loop that waits for another warp: let that one run first. */
 void __nanosleep(unsigned nanoseconds)
 {
     (void)nanoseconds;
-    wait_here(READY);
+    warp_asleep[running->warp] |= 1u << place_of[running->lane];
+    wait_here(ASLEEP);
 }
 
 unsigned __activemask(void)
@@ -268,7 +288,7 @@ static void release_barrier_if_complete(void)
     for (int i = 0; i < thread_count; i++) {
         if (threads[i].state != AT_BARRIER) continue;
         threads[i].barrier_value = result;
-        threads[i].state = READY;
+        set_ready(&threads[i]);
     }
     barrier_waiting = 0;
 }
@@ -299,7 +319,7 @@ void emu_named_barrier(int id, int count, bool wait)
     if (wait) running->state = AT_NAMED_BARRIER;
     if (++barrier->waiting == count) {
         for (int i = 0; i < thread_count; i++) {
-            if (threads[i].state == AT_NAMED_BARRIER && threads[i].barrier_id == id) threads[i].state = READY;
+            if (threads[i].state == AT_NAMED_BARRIER && threads[i].barrier_id == id) set_ready(&threads[i]);
         }
         barrier->waiting = 0;
     }
@@ -511,7 +531,7 @@ void emu_warp(emu_warp_kind kind, unsigned mask, void *out, const void *in, size
     finish_warp(warp, mask, kind);
     warp_waiting[warp] &= ~mask;
     warp_common[warp] &= ~mask;
-    for (unsigned left = mask & ~bit; left != 0; left &= left - 1) lanes[__builtin_ctz(left)].state = READY;
+    for (unsigned left = mask & ~bit; left != 0; left &= left - 1) set_ready(&lanes[__builtin_ctz(left)]);
 }
 
 /* ---- shared memory --------------------------------------------------------------------------- */
@@ -646,13 +666,15 @@ static void block_init(const emu_grid &grid)
     memset(warp_live, 0, sizeof warp_live);
     memset(warp_waiting, 0, sizeof warp_waiting);
     memset(warp_common, 0, sizeof warp_common);
+    memset(warp_ready, 0, sizeof warp_ready);
+    memset(warp_asleep, 0, sizeof warp_asleep);
     for (int i = 0; i < thread_count; i++) {
         thread *t = &threads[i];
         unsigned u = (unsigned)i;
         t->index = {u % grid.block.x, u / grid.block.x % grid.block.y, u / grid.block.x / grid.block.y};
         t->warp = i / LANES;
         t->lane = i % LANES;
-        t->state = READY;
+        set_ready(t);
         t->groups = 0;
         t->copies.clear();
         warp_live[t->warp] |= 1u << t->lane;
@@ -664,7 +686,7 @@ static void report_stuck(void)
 {
     fprintf(stderr, "cuda emulator: no thread of the block can go on\n");
     for (int warp = 0; warp * LANES < thread_count; warp++) {
-        unsigned by_state[5] = {0};
+        unsigned by_state[6] = {0};
         for (int lane = 0; lane < LANES && warp * LANES + lane < thread_count; lane++) {
             by_state[threads[warp * LANES + lane].state] |= 1u << lane;
         }
@@ -680,31 +702,30 @@ static void report_stuck(void)
 }
 
 /* Run the lanes of a warp until none can go on. */
-static bool run_warp(int warp, const int *lane_order)
+static bool run_warp(int warp)
 {
-    bool progress = false;
-    for (bool again = true; again;) {
-        again = false;
-        for (int i = 0; i < LANES; i++) {
-            int at = warp * LANES + lane_order[i];
-            if (at >= thread_count || threads[at].state != READY) continue;
-            run_thread(&threads[at]);
-            again = progress = true;
-        }
+    warp_ready[warp] |= warp_asleep[warp];
+    warp_asleep[warp] = 0;
+    if (warp_ready[warp] == 0) return false;
+    while (warp_ready[warp] != 0) {
+        running = &threads[warp * LANES + lane_at[__builtin_ctz(warp_ready[warp])]];
+        threadIdx = running->index;
+        emu_fiber_switch(&scheduler, &running->fiber, false);
     }
-    return progress;
+    return true;
 }
 
 static void run_block(const emu_grid &grid)
 {
-    int lane_order[LANES], warp_order[WARPS_MAX], warps = (thread_count + LANES - 1) / LANES;
-    order_fill(lane_order, LANES);
+    int warp_order[WARPS_MAX], warps = (thread_count + LANES - 1) / LANES;
+    order_fill(lane_at, LANES);
+    for (int i = 0; i < LANES; i++) place_of[lane_at[i]] = i;
     order_fill(warp_order, warps);
     shared_poison();
     block_init(grid);
     while (live_count > 0) {
         bool progress = false;
-        for (int i = 0; i < warps; i++) progress |= run_warp(warp_order[i], lane_order);
+        for (int i = 0; i < warps; i++) progress |= run_warp(warp_order[i]);
         if (!progress) report_stuck();
     }
     shared_check();
@@ -715,6 +736,7 @@ void emu_run_grid(const emu_grid &grid, const std::function<void()> &call)
     if (running_grid != NULL) emu_fail("a kernel was launched from a kernel");
     fixed_find();
     emu_catch_faults();
+    scheduler.stack = NULL; /* perhaps another OS thread than last time */
     running_grid = &grid;
     running_call = &call;
     gridDim = grid.grid;
