@@ -23,7 +23,7 @@ typedef struct {
     char error[200];
     /* Seconds since the start of the run. */
     double scheduled_s;         /* when it should have been sent                           */
-    double sent_s;
+    double sent_s;              /* to the kernel; of a new connection: its opening          */
     double first_event_s;       /* first event with a choice: vLLM's first token           */
     double first_text_s;        /* first event with non-empty text; 0: none                */
     double last_event_s;        /* last event, the usage event included: vLLM's end        */
@@ -63,7 +63,7 @@ typedef struct {
     uint32_t peak_concurrency;
     double peak_tokens_per_s;   /* in the best whole second                                */
     double client_cpu_share;    /* CPU time of this process / duration                     */
-    double lag_p99_s, lag_max_s;/* between bytes being readable and being stamped          */
+    double lag_p99_s, lag_max_s;/* between bytes being readable and being read             */
 } agl_load_summary;
 
 /* results: [sessions * turns], turn fastest; agl_load_results_free frees what they own. */
