@@ -409,6 +409,20 @@ typedef struct {
     const char *not_built;       /* why this build could not run it; NULL: it could             */
 } agl_plan;
 
+/* What the device that would serve reaches at best. */
+typedef struct {
+    char name[128];              /* "NVIDIA H200"; of a CPU the instruction set and threads     */
+    bool gpu;
+    uint64_t memory_bytes;       /* of the device                                               */
+    double read_rate;            /* bytes a second                                              */
+    double multiply_rate;        /* FLOP a second of a large product, in the activations' type  */
+} agl_device_limits;
+
+/* Open the device that `options` choose (device, dtype, threads; the dtype of model, if any) and
+ * measure it: some seconds, up to 2 GiB of its memory and 0.5 GiB of the host's, all given back. */
+agl_status agl_device_limits_measure(agl_device_limits *out, const agl_engine_options *options,
+                                     agl_error *err);
+
 /* Where every byte would go, by the arithmetic that agl_engine_create uses, without weights:
  * config.json (and preprocessor_config.json) are enough. ERR_MEMORY: it does not fit, the
  * message says what helps, and *out is filled but for the KV cache. Any thread. */

@@ -2,6 +2,7 @@
 #include "bench/hardware.h"
 
 #include <ctype.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,7 +95,7 @@ agl_status agl_hardware_find(agl_hardware *out, const char *text, agl_error *err
     char wanted[64], known[64];
     fold(wanted, sizeof wanted, name);
     if (strcmp(wanted, "here") == 0) {
-        AGL_TRY(agl_hardware_here(out, 0, err));
+        AGL_TRY(agl_hardware_here(out, &(agl_engine_options){0}, err));
     } else {
         const agl_hardware *found = NULL;
         for (size_t i = 0; i < AGL_COUNT(TABLE) && wanted[0] != '\0'; i++) {
@@ -114,15 +115,25 @@ agl_status agl_hardware_find(agl_hardware *out, const char *text, agl_error *err
     return AGL_OK;
 }
 
-agl_status agl_hardware_here(agl_hardware *out, uint32_t threads, agl_error *err)
+agl_status agl_hardware_here(agl_hardware *out, const agl_engine_options *options, agl_error *err)
 {
-    agl_machine machine = agl_machine_describe();
-    *out = (agl_hardware){.count = 1, .memory_bytes = machine.memory_bytes, .basis = "measured on this machine"};
-    snprintf(out->name, sizeof out->name, "%s", machine.cpu);
-    out->bandwidth = out->nominal_bandwidth = agl_machine_read_rate(threads, 3);
-    out->flops = out->nominal_flops = agl_machine_multiply_rate(threads, 3);
-    if (out->bandwidth > 0 && out->flops > 0) return AGL_OK;
-    return agl_fail(err, AGL_ERR_MEMORY, "no memory to measure this machine with (1 GiB)");
+    agl_device_limits limits;
+    AGL_TRY(agl_device_limits_measure(&limits, options, err));
+    *out = (agl_hardware){.gpu = limits.gpu, .count = 1, .memory_bytes = limits.memory_bytes,
+                          .bandwidth = limits.read_rate, .flops = limits.multiply_rate,
+                          .basis = "measured on this machine"};
+    snprintf(out->name, sizeof out->name, "%.90s", limits.name);
+    if (!limits.gpu) {
+        /* Plain loops reach more than the operations, which cannot be faster than the machine. */
+        agl_machine machine = agl_machine_describe();
+        snprintf(out->name, sizeof out->name, "%s", machine.cpu);
+        out->memory_bytes = machine.memory_bytes;
+        out->bandwidth = fmax(out->bandwidth, agl_machine_read_rate(options->threads, 3));
+        out->flops = fmax(out->flops, agl_machine_multiply_rate(options->threads, 3));
+    }
+    out->nominal_bandwidth = out->bandwidth;
+    out->nominal_flops = out->flops;
+    return AGL_OK;
 }
 
 void agl_hardware_title(char *out, size_t size, const agl_hardware *hardware)

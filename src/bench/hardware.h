@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "agl/agl.h"
 #include "base/status.h"
 
 typedef struct {
@@ -30,8 +31,8 @@ const agl_hardware *agl_hardware_at(size_t index);
  * ARGUMENT lists the names. */
 agl_status agl_hardware_find(agl_hardware *out, const char *text, agl_error *err);
 
-/* This machine: rates of `threads` (0: all) measured on the spot. */
-agl_status agl_hardware_here(agl_hardware *out, uint32_t threads, agl_error *err);
+/* The device of this machine that an engine of these options would use, measured on the spot. */
+agl_status agl_hardware_here(agl_hardware *out, const agl_engine_options *options, agl_error *err);
 
 /* "2 x RTX 4090" */
 void agl_hardware_title(char *out, size_t size, const agl_hardware *hardware);

@@ -51,6 +51,31 @@ static double steal_share(void)
     return got == 8 && total > 0 ? (double)t[7] / (double)total : 0;
 }
 
+void agl_machine_driver(char *out, size_t size, const char *text)
+{
+    out[0] = '\0';
+    while (*text != '\0') {
+        size_t bytes = strspn(text, "0123456789.");
+        const char *point = memchr(text, '.', bytes);
+        if (point != NULL && point > text && text[bytes - 1] != '.') {
+            snprintf(out, size, "%.*s", (int)bytes, text);
+            return;
+        }
+        text += bytes > 0 ? bytes : 1;
+    }
+}
+
+static void read_driver(agl_machine *machine)
+{
+    char text[512] = "";
+    FILE *file = fopen("/proc/driver/nvidia/version", "r");
+    if (file == NULL) return;
+    if (fgets(text, sizeof text, file) != NULL) {
+        agl_machine_driver(machine->driver, sizeof machine->driver, text);
+    }
+    fclose(file);
+}
+
 agl_machine agl_machine_describe(void)
 {
     agl_machine machine = {.cpus = agl_cpu_count(), .steal = steal_share()};
@@ -62,6 +87,7 @@ agl_machine agl_machine_describe(void)
         name.release[strcspn(name.release, "-")] = '\0';
         snprintf(machine.system, sizeof machine.system, "%.20s %.40s %.20s", name.sysname, name.release, name.machine);
     }
+    read_driver(&machine);
     long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
     if (pages > 0 && page > 0) machine.memory_bytes = (uint64_t)pages * (uint64_t)page;
     return machine;
@@ -73,6 +99,10 @@ void agl_machine_append_json(agl_buffer *out, const agl_machine *machine)
     agl_buffer_append_json(out, machine->cpu, strlen(machine->cpu));
     agl_buffer_append_text(out, "\",\"system\":\"");
     agl_buffer_append_json(out, machine->system, strlen(machine->system));
+    if (machine->driver[0] != '\0') {
+        agl_buffer_append_text(out, "\",\"driver\":\"");
+        agl_buffer_append_json(out, machine->driver, strlen(machine->driver));
+    }
     agl_buffer_append_format(out, "\",\"cpus\":%u,\"memory_bytes\":%llu,\"steal\":%.4f}", machine->cpus,
                              (unsigned long long)machine->memory_bytes, machine->steal);
 }

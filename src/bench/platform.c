@@ -239,7 +239,9 @@ static agl_status measure_format(session *s, const agl_format *format, agl_error
     agl_engine_stats stats = agl_engine_stats_get(engine);
     run->kv_bytes = (double)stats.kv_bytes;
     run->kv_tokens = (double)stats.kv_pages * stats.kv_page_tokens;
-    snprintf(s->result.device, sizeof s->result.device, "%s", agl_engine_model_info(engine).device);
+    if (!s->hardware.gpu) {
+        snprintf(s->result.device, sizeof s->result.device, "%s", agl_engine_model_info(engine).device);
+    }
     agl_efficiency one = agl_efficiency_one();
     agl_roofline floor = agl_roofline_of(&plan, &s->hardware, format, &one);
     status = measure_points(s, run, engine, &floor, batch_most, err);
@@ -260,7 +262,9 @@ static void describe(session *s)
     struct tm utc;
     strftime(r->created, sizeof r->created, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
     snprintf(r->program, sizeof r->program, "autoglm %s", AGL_VERSION);
-    snprintf(r->platform, sizeof r->platform, "%s", o->platform != NULL ? o->platform : r->machine.cpu);
+    snprintf(r->platform, sizeof r->platform, "%s", o->platform != NULL ? o->platform : s->hardware.name);
+    r->gpu = s->hardware.gpu;
+    if (r->gpu) snprintf(r->device, sizeof r->device, "%s", s->hardware.name);
     snprintf(r->model, sizeof r->model, "%s", slash != NULL && slash[1] != '\0' ? slash + 1 : o->engine.model);
     r->dummy = o->engine.load_format != NULL && strcmp(o->engine.load_format, "dummy") == 0;
     r->device_memory_bytes = (double)s->hardware.memory_bytes;
@@ -320,12 +324,12 @@ agl_status agl_bench_platform(const agl_bench_platform_options *options, agl_err
     agl_result_init(&s->result);
     s->result.machine = agl_machine_describe();
     s->result.complete = false;
-    say(s, "measuring memory and units of %s ...\n", s->result.machine.cpu);
-    agl_status status = agl_hardware_here(&s->hardware, options->engine.threads, err);
+    say(s, "measuring memory and units ...\n");
+    agl_status status = agl_hardware_here(&s->hardware, &options->engine, err);
     if (status == AGL_OK) {
         describe(s);
-        say(s, "read %.2f GB/s, products %.1f GFLOP/s (F32)\n", 1e-9 * s->hardware.bandwidth,
-            1e-9 * s->hardware.flops);
+        say(s, "%s: read %.2f GB/s, products %.1f GFLOP/s (%s)\n", s->hardware.name,
+            1e-9 * s->hardware.bandwidth, 1e-9 * s->hardware.flops, s->hardware.gpu ? "16 bit" : "F32");
         status = measure_formats(s, err);
     }
     if (status == AGL_OK) status = finish(s, err);

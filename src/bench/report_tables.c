@@ -157,8 +157,10 @@ static void configurations(agl_table *table, const agl_report *report)
         row[3] = h->bandwidth > 0 ? same(h->bandwidth < 1e11 ? "%.1f GB/s" : "%.0f GB/s", 1e-9 * h->bandwidth) : same("–");
         row[4] = h->flops > 0 ? same("%.3g TFLOP/s", 1e-12 * h->flops) : same("–");
         row[5] = r != NULL && r->machine.cpu[0] != '\0'
-                     ? same("%.90s, %u CPUs, %.0f GB, %.60s", r->machine.cpu, r->machine.cpus,
-                            1e-9 * (double)r->machine.memory_bytes, r->machine.system) : same("–");
+                     ? same("%.90s, %u CPUs, %.0f GB, %.60s%s%s", r->machine.cpu, r->machine.cpus,
+                            1e-9 * (double)r->machine.memory_bytes, r->machine.system,
+                            r->machine.driver[0] != '\0' ? ", NVIDIA " : "", r->machine.driver)
+                     : same("–");
         row[6] = p->source == AGL_SOURCE_MEASURED ? same("%s, %.20s%s", r->program, r->created, r->dummy ? ", random weights" : "")
                : p->source == AGL_SOURCE_REPORTED ? same("%s", r->reported_by) : pair("datasheet", "规格表");
         if (p->source == AGL_SOURCE_MEASURED && r->dummy) {

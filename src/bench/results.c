@@ -122,6 +122,7 @@ static agl_status get_machine(agl_result *out, json_object *object, const char *
     int64_t bytes = 0;
     AGL_TRY(get_text(out->machine.cpu, sizeof out->machine.cpu, machine, "cpu", false, name, err));
     AGL_TRY(get_text(out->machine.system, sizeof out->machine.system, machine, "system", false, name, err));
+    AGL_TRY(get_text(out->machine.driver, sizeof out->machine.driver, machine, "driver", false, name, err));
     AGL_TRY(get_count(&out->machine.cpus, machine, "cpus", 1 << 20, name, err));
     AGL_TRY(agl_json_get_int(&bytes, machine, "memory_bytes", 0, INT64_MAX, false, name, err));
     out->machine.memory_bytes = (uint64_t)bytes;
