@@ -110,7 +110,7 @@ tile_at(const unsigned char *tile, int lane_offset, int row, int piece)
     return tile + row * ROW_BYTES + (lane_offset ^ (piece << 4));
 }
 
-/* Two weights in [0, 1] as T: pack2 without its saturation. */
+/* Two weights as T: pack2 without its saturation, which they are too small for. */
 template <typename T>
 static __device__ __forceinline__ uint32_t pack_weights(float low, float high);
 template <>

@@ -56,12 +56,23 @@ typedef struct {
     int tile_parts, row_parts;       /* distance of tiles of a sequence, rows of a tile  */
 } decode_job;
 
+/* What a block works on. */
+typedef struct {
+    int64_t row;                     /* query row                                        */
+    int page_table, keys, kv_head;
+    int head_first, head_count;      /* query heads                                      */
+    int chunk_first, chunk_end;
+    int chunks, groups;              /* of the row                                       */
+    decode_part *part;               /* NULL: the item is the whole row                  */
+} decode_item;
+
 typedef struct {
     unsigned char k[CHUNK * ROW_BYTES], v[CHUNK * ROW_BYTES], weights[HEADS * ROW_BYTES];
     uint32_t slots[2][CHUNK];        /* of this chunk and the next                       */
     float max[DECODE_WARPS][HEADS], sum[DECODE_WARPS][HEADS];
     int prefix[DECODE_WARPS];
-    int found_sequence, found_item;
+    decode_item item;
+    bool has_item;
 } decode_shared;
 
 /* ---- parts of a row ---------------------------------------------------------------- */
@@ -109,15 +120,6 @@ static __device__ __forceinline__ float fold_value(float value, float later, flo
 }
 
 /* ---- one item ---------------------------------------------------------------------- */
-
-typedef struct {
-    int64_t row;                     /* query row                                        */
-    int page_table, keys, kv_head;
-    int head_first, head_count;      /* query heads                                      */
-    int chunk_first, chunk_end;
-    int chunks, groups;              /* of the row                                       */
-    decode_part *part;               /* NULL: the item is the whole row                  */
-} decode_item;
 
 /* Two of a lane's values: columns 2 (lane % 4) of head lane / 4 and of the head 8 further. */
 typedef struct {
@@ -289,9 +291,9 @@ static __device__ __forceinline__ void item_store(const attention_paged_view &vi
 
 template <typename T>
 static __device__ __forceinline__ void item_run(decode_shared *shared,
-                                                const attention_paged_view &view,
-                                                const decode_item &item)
+                                                const attention_paged_view &view)
 {
+    const decode_item &item = shared->item;
     uint32_t q[K_STEPS][4];
     decode_state row = {}, group = {};
     bool first_of_row = true, first_of_group = true;
@@ -400,15 +402,11 @@ decode_kernel(decode_job job)
         int begin = before + block_prefix(count, &total, shared->prefix);
         before += total;
         for (; next < before; next += (int)gridDim.x) {
-            decode_item item;
             if (next >= begin && next < begin + count) {
-                shared->found_sequence = number;
-                shared->found_item = next - begin;
+                shared->has_item = item_find(&shared->item, job, number, next - begin);
             }
             __syncthreads();
-            if (item_find(&item, job, shared->found_sequence, shared->found_item)) {
-                item_run<T>(shared, job.view, item);
-            }
+            if (shared->has_item) item_run<T>(shared, job.view);
             __syncthreads();
         }
         __syncthreads();

@@ -13,8 +13,10 @@
  *           16 heads a tile spans 8 tokens: short chunks fill tiles, and of the keys it reads a
  *           tile masks 8 tokens' worth and not 128. A sequence's last tiles, the longest, start
  *           first. The grid is an upper bound; a block counts from `sequences` what is its own.
- * Numerics  F32 sums of 16-bit products, running maximum and sum over blocks of 64 keys, weights
- *           rounded to 16 bit before they meet V. A row's bits depend on its own keys alone.
+ * Numerics  F32 sums of 16-bit products over blocks of 64 keys, weights rounded to 16 bit before
+ *           they meet V. Weights are 2^(score - m), where m follows the row's maximum only when that
+ *           is more than 8 ahead: the sum divides m out, and values need not be scaled down for
+ *           each small rise. A row's bits depend on its own keys alone.
  *
  * A warp owns 32 rows, two m16 tiles, so each fragment of K and V that it loads serves two
  * products: with one, shared memory would bound the kernel at half the rate. Their sums are 128
@@ -33,6 +35,7 @@
 #define FETCH_ROWS (TILE_THREADS / ROW_PIECES)
 #define KEY_STEPS (TILE_KEYS / 8)    /* n8 tiles of the scores                           */
 #define DIM_STEPS (ATTENTION_DIM / 8)
+#define RISE_MAX 8.0f                /* exponents of 2: weights up to 256 are harmless   */
 #define SEGMENTS_MAX 16              /* of a launch                                      */
 
 /* Segments of a launch, by value. */
@@ -65,10 +68,12 @@ typedef struct {
 typedef struct {
     unsigned char q[TILE_ROWS * ROW_BYTES], k[TILE_KEYS * ROW_BYTES], v[TILE_KEYS * ROW_BYTES];
     uint32_t slots[2][TILE_KEYS];    /* paged: of this block of keys and the next        */
-    tile_work work;                  /* here and not in registers, of which none is left */
-    /* Where a lane reads in a tile: rows, columns. Read again for every block of keys, or the compiler
-     * keeps all the addresses that follow from them, and spills. */
+    /* What follows would fit registers if there were any left. lane_rows, lane_columns: where a lane
+     * reads in a tile; loaded for every block of keys, or the compiler keeps all the addresses that
+     * follow from them. */
+    tile_work work;
     int lane_rows[WARP_LANES], lane_columns[WARP_LANES];
+    float sum[4][TILE_THREADS];      /* the lane's part of the sums of its four rows     */
     int prefix[TILE_WARPS];
     int found_sequence, found_tile;
 } tile_shared;
@@ -113,7 +118,7 @@ static __device__ __forceinline__ void fetch_keys(unsigned char *tile, const voi
 /* Of a warp: two m16 tiles; row [i][h] of a lane is 16 i + 8 h + lane / 4. */
 typedef struct {
     float values[2][DIM_STEPS][4];
-    float max[2][2], sum[2][2];      /* max of q k; sum over this lane's columns only    */
+    float max[2][2];                 /* a recent maximum of q k                          */
 } tile_state;
 
 template <typename T>
@@ -166,11 +171,13 @@ static __device__ __forceinline__ void tile_mask(float s[2][KEY_STEPS][4], const
 
 /* Scores to weights, packed as a of p v; the state takes in the new maxima and sums. */
 template <typename T>
-static __device__ __forceinline__ void tile_weights(tile_state *state,
+static __device__ __forceinline__ void tile_weights(tile_state *state, tile_shared *shared,
                                                     uint32_t weights[2][KEY_STEPS][2],
                                                     const float s[2][KEY_STEPS][4],
                                                     float scale_log2)
 {
+    float keep[4];
+    bool rises = false;
 #pragma unroll
     for (int r = 0; r < 4; r++) {
         const int i = r / 2, c = r % 2 * 2;
@@ -179,9 +186,26 @@ static __device__ __forceinline__ void tile_weights(tile_state *state,
         for (int n = 0; n < KEY_STEPS; n++) max = fmaxf(max, fmaxf(s[i][n][c], s[i][n][c + 1]));
         max = fmaxf(max, __shfl_xor_sync(FULL_WARP, max, 1));
         max = fmaxf(max, __shfl_xor_sync(FULL_WARP, max, 2));
-        float keep = ptx_exp2((state->max[i][r % 2] - max) * scale_log2);
-        float shift = -max * scale_log2, sum = 0.0f;
-        state->max[i][r % 2] = max;
+        float rise = (max - state->max[i][r % 2]) * scale_log2;
+        keep[r] = rise > RISE_MAX ? ptx_exp2(-rise) : 1.0f;
+        if (rise > RISE_MAX) state->max[i][r % 2] = max, rises = true;
+    }
+    /* Seldom after the first blocks of keys; for a row that keeps its maximum nothing changes. */
+    if (__any_sync(FULL_WARP, rises)) {
+#pragma unroll
+        for (int r = 0; r < 4; r++) {
+            shared->sum[r][threadIdx.x] *= keep[r];
+#pragma unroll
+            for (int n = 0; n < DIM_STEPS; n++) {
+                state->values[r / 2][n][r % 2 * 2] *= keep[r];
+                state->values[r / 2][n][r % 2 * 2 + 1] *= keep[r];
+            }
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < 4; r++) {
+        const int i = r / 2, c = r % 2 * 2;
+        float shift = -state->max[i][r % 2] * scale_log2, sum = 0.0f;
 #pragma unroll
         for (int n = 0; n < KEY_STEPS; n++) {
             float low = ptx_exp2(fmaf(s[i][n][c], scale_log2, shift));
@@ -189,12 +213,7 @@ static __device__ __forceinline__ void tile_weights(tile_state *state,
             sum += low + high;
             weights[i][n][r % 2] = pack_weights<T>(low, high);
         }
-        state->sum[i][r % 2] = fmaf(state->sum[i][r % 2], keep, sum);
-#pragma unroll
-        for (int n = 0; n < DIM_STEPS; n++) {
-            state->values[i][n][c] *= keep;
-            state->values[i][n][c + 1] *= keep;
-        }
+        shared->sum[r][threadIdx.x] += sum;
     }
 }
 
@@ -230,18 +249,23 @@ static __device__ __forceinline__ void tile_store(tile_state *state, tile_shared
                                                   const tile_work &work)
 {
     int lane = threadIdx.x % WARP_LANES, row = threadIdx.x / WARP_LANES * WARP_ROWS;
+    unsigned char *rows = shared->q + row * ROW_BYTES + lane % 4 * 4;
+    int lane_row = tile_lane(lane / 4, 0);
+    float scale[4];
 #pragma unroll
     for (int r = 0; r < 4; r++) {
-        const int i = r / 2, c = r % 2 * 2;
-        float sum = state->sum[i][r % 2];
+        float sum = shared->sum[r][threadIdx.x];
         sum += __shfl_xor_sync(FULL_WARP, sum, 1);
         sum += __shfl_xor_sync(FULL_WARP, sum, 2);
-        float scale = __fdividef(1.0f, sum);
+        scale[r] = __fdividef(1.0f, sum);
+    }
 #pragma unroll
-        for (int n = 0; n < DIM_STEPS; n++) {
-            unsigned char *piece = tile_piece(shared->q, row + r * 8 + lane / 4, n);
-            *(uint32_t *)(piece + lane % 4 * 4) = pack2<T>(state->values[i][n][c] * scale,
-                                                           state->values[i][n][c + 1] * scale);
+    for (int n = 0; n < DIM_STEPS; n++) {
+#pragma unroll
+        for (int r = 0; r < 4; r++) {
+            const float *values = &state->values[r / 2][n][r % 2 * 2];
+            *(uint32_t *)(rows + r * 8 * ROW_BYTES + (lane_row ^ (n << 4))) =
+                pack2<T>(values[0] * scale[r], values[1] * scale[r]);
         }
     }
     __syncwarp();
@@ -261,7 +285,10 @@ static __device__ __forceinline__ void tile_run(tile_shared *shared,
     const tile_work &work = shared->work;
     tile_state state = {};
     int blocks = (work.keys + TILE_KEYS - 1) / TILE_KEYS;
-    for (int r = 0; r < 4; r++) state.max[r / 2][r % 2] = -INFINITY;
+    for (int r = 0; r < 4; r++) {
+        state.max[r / 2][r % 2] = -INFINITY;
+        shared->sum[r][threadIdx.x] = 0.0f;
+    }
     int key = min((int)threadIdx.x, work.keys - 1);
     if (threadIdx.x < WARP_LANES) {
         shared->lane_rows[threadIdx.x] = tile_lane_rows(threadIdx.x);
@@ -295,7 +322,7 @@ static __device__ __forceinline__ void tile_run(tile_shared *shared,
         }
         ptx_cp_async_commit();
         if (first + TILE_KEYS > work.keys_all) tile_mask<PAGED>(s, work, first);
-        tile_weights<T>(&state, weights, s, scale_log2);
+        tile_weights<T>(&state, shared, weights, s, scale_log2);
         tile_values<T>(&state, shared, weights);
     }
     tile_store<T>(&state, shared, work);
