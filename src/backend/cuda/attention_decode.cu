@@ -62,6 +62,7 @@ typedef struct {
     int page_table, keys, kv_head;
     int head_first, head_count;      /* query heads                                      */
     int chunk_first, chunk_end;
+    int group;                       /* the first to end, of an item longer than a chunk  */
     int chunks, groups;              /* of the row                                       */
     decode_part *part;               /* NULL: the item is the whole row                  */
 } decode_item;
@@ -93,7 +94,7 @@ static __host__ __device__ __forceinline__ int group_count(int chunks, int row_c
 /* Group g is the chunks [group_first(g), group_first(g + 1)). */
 static __device__ __forceinline__ int group_first(int group, int chunks, int groups)
 {
-    return (int)((int64_t)group * chunks / groups);
+    return group * chunks / groups;
 }
 
 static __device__ __forceinline__ int part_count(part_kind kind, int chunks, int row_count)
@@ -297,10 +298,9 @@ static __device__ __forceinline__ void item_run(decode_shared *shared,
     uint32_t q[K_STEPS][4];
     decode_state row = {}, group = {};
     bool first_of_row = true, first_of_group = true;
-    int group_index = 0;
-    shared->slots[item.chunk_first % 2][threadIdx.x] = chunk_slot(view, item, item.chunk_first);
-    while (group_first(group_index + 1, item.chunks, item.groups) <= item.chunk_first) group_index++;
+    int group_index = item.group;
     int group_end = group_first(group_index + 1, item.chunks, item.groups);
+    shared->slots[item.chunk_first % 2][threadIdx.x] = chunk_slot(view, item, item.chunk_first);
     __syncthreads();
     int keys = item.keys - item.chunk_first * CHUNK;
     fetch_chunk<T>(shared->k, view.k, shared->slots[item.chunk_first % 2], keys);
@@ -333,7 +333,7 @@ static __device__ __forceinline__ void item_run(decode_shared *shared,
         if (first_of_group) group = state;
         else state_fold(&group, &state);
         first_of_group = false;
-        if (chunk + 1 < group_end && !is_last) continue;
+        if (chunk + 1 < group_end && !is_last) continue;     /* a lone chunk is its own group */
         if (first_of_row) row = group;
         else state_fold(&row, &group);
         first_of_row = false, first_of_group = true;
@@ -356,9 +356,9 @@ static __device__ __forceinline__ int item_count(const decode_job &job,
 
 /* Item number `index` of sequence number `number`; false: this row lacks it. */
 static __device__ __forceinline__ bool item_find(decode_item *item, const decode_job &job,
-                                                 int number, int index)
+                                                 const agl_attention_sequence &sequence, int number,
+                                                 int index)
 {
-    agl_attention_sequence sequence = sequence_load(job.view, number);
     int parts = part_count(job.kind, chunk_count(sequence.context), sequence.row_count);
     int part = index % parts, tile = index / parts % job.tiles, row = index / parts / job.tiles;
     int head = tile % job.tiles_per_kv * HEADS;
@@ -376,9 +376,11 @@ static __device__ __forceinline__ bool item_find(decode_item *item, const decode
     item->part = parts == 1 ? NULL
                             : job.parts + ((int64_t)number * job.tiles + tile) * job.tile_parts +
                                   row * job.row_parts + part;
+    item->group = 0;
     if (job.kind == PART_CHUNK) {
         item->chunk_first = part, item->chunk_end = part + 1;
     } else if (job.kind == PART_GROUP) {
+        item->group = part;
         item->chunk_first = group_first(part, item->chunks, item->groups);
         item->chunk_end = group_first(part + 1, item->chunks, item->groups);
     } else {
@@ -398,12 +400,17 @@ decode_kernel(decode_job job)
     ptx_release_next();
     for (int first = 0; first < job.view.sequence_count; first += DECODE_THREADS) {
         int number = first + (int)threadIdx.x, count = 0, total;
-        if (number < job.view.sequence_count) count = item_count(job, sequence_load(job.view, number));
+        agl_attention_sequence sequence = {};
+        if (number < job.view.sequence_count) {
+            sequence = sequence_load(job.view, number);
+            count = item_count(job, sequence);
+        }
         int begin = before + block_prefix(count, &total, shared->prefix);
         before += total;
         for (; next < before; next += (int)gridDim.x) {
             if (next >= begin && next < begin + count) {
-                shared->has_item = item_find(&shared->item, job, number, next - begin);
+                shared->has_item = item_find(&shared->item, job, sequence, number,
+                                             next - begin);
             }
             __syncthreads();
             if (shared->has_item) item_run<T>(shared, job.view);
@@ -437,7 +444,8 @@ merge_kernel(decode_job job, int staged)
                                    r * job.row_parts;
         float row_max = 0, row_sum = 0, group_max = 0, group_sum = 0, keep, add;
         float row[4], group[4];
-        int group_index = 0, group_begin = 0;
+        bool is_chunk = job.kind == PART_CHUNK;              /* else a part is a group       */
+        int group_index = 0, group_begin = 0, group_end = is_chunk ? group_first(1, chunks, groups) : 1;
         for (int from = 0; from < parts; from += staged) {
             int count = min(staged, parts - from);
             for (int i = 0; i < count; i++) {
@@ -466,8 +474,6 @@ merge_kernel(decode_job job, int staged)
                     fold(&group_max, &group_sum, max, sum, &keep, &add);
                     for (int d = 0; d < 4; d++) group[d] = fold_value(group[d], later[d], keep, add);
                 }
-                int group_end = job.kind == PART_CHUNK ? group_first(group_index + 1, chunks, groups)
-                                                       : part + 1;
                 if (part + 1 < group_end) continue;
                 if (group_index == 0) {
                     row_max = group_max, row_sum = group_sum;
@@ -478,6 +484,7 @@ merge_kernel(decode_job job, int staged)
                 }
                 group_index++;
                 group_begin = part + 1;
+                group_end = is_chunk ? group_first(group_index + 1, chunks, groups) : part + 2;
             }
         }
         float scale = 1.0f / row_sum;
