@@ -138,7 +138,7 @@ EMU_CUDA  := $(patsubst src/backend/cuda/%.cu,$(BUILD)/emulated/cuda/%.o,$(wildc
 EMU_CHECK := $(if $(filter 3,$(words $(wildcard $(addprefix src/backend/cuda/,linear.cu attention.cu sample.cu)))),\
              $(CUDA_CHECK:tests/kernel/%.c=$(BUILD)/tests/emulated/%))
 EMU_BIN   := $(BUILD)/tests/emulated/check_emulator $(EMU_CHECK)
-EMU_LINK   = $(call say,LD,$@) $(CXX) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) -Wl,-rpath,'$$ORIGIN/../../emulated' \
+EMU_LINK   = $(call say,LD,$@) $(CXX) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/../../emulated' \
              -rdynamic $(LDLIBS) -ldl -lcmocka
 
 $(BUILD)/emulated/%.o: $(EMU)/%.cc

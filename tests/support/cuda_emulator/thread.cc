@@ -131,6 +131,7 @@ void emu_fail(const char *format, ...)
     abort();
 }
 
+#ifndef EMU_ASAN /* which has a better report of its own */
 /* Memory that cannot be touched: behind an allocation, below a stack, or the device's for the host. */
 static void on_fault(int signal, siginfo_t *info, void *)
 {
@@ -143,10 +144,11 @@ static void on_fault(int signal, siginfo_t *info, void *)
     print_place();
     fflush(NULL);
 }
+#endif
 
 void emu_catch_faults(void)
 {
-#ifndef EMU_ASAN /* which has a better report of its own */
+#ifndef EMU_ASAN
     static char handler_stack[64 << 10];
     stack_t stack = {};
     stack.ss_sp = handler_stack;
