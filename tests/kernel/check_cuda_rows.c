@@ -7,7 +7,11 @@
  * Both backends get the same values: arrays of activations are rounded first. Tolerance: half
  * a step of the activation format, for the one rounding at the store, and beside it what F32
  * sums in another order, FMA and another sine may differ by, stated at each check. Copies,
- * resized pictures and patches are compared to the bit. Sixteen values behind every array must stay as they were. */
+ * resized pictures and patches are compared to the bit. Sixteen values behind every array must
+ * stay as they were.
+ *
+ *   check_cuda_rows           the comparison
+ *   check_cuda_rows --bench   microseconds and GB/s of the model's shapes in BF16 */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -20,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "media/image_resize.h"
 #include "support/test_cuda.h"
 #include "support/test_kernel.h"
@@ -555,8 +560,132 @@ static void patchify_matches(void **state) { (void)state, for_dtypes(patchify_on
 static void position_embed_matches(void **state) { (void)state, for_dtypes(position_embed_one); }
 static void batch_has_the_bits_of_single_rows(void **state) { (void)state, for_dtypes(batch_is_single); }
 
-int main(void)
+/* ---- bench --------------------------------------------------------------------------------- */
+
+typedef agl_status (*launch_fn)(test_cuda *t, const void *args);
+
+#define LAUNCH(op)                                                                             \
+    static agl_status launch_##op(test_cuda *t, const void *args)                              \
+    {                                                                                          \
+        return t->cuda->ops->op(t->cuda_stream, args);                                         \
+    }
+LAUNCH(embed) LAUNCH(rmsnorm) LAUNCH(layernorm) LAUNCH(swiglu) LAUNCH(rope_store) LAUNCH(rope_vision)
+LAUNCH(patchify) LAUNCH(position_embed)
+#undef LAUNCH
+
+/* Recorded, as a step is: `count` launches one behind the other. */
+static void bench_op(test_cuda *t, const char *name, launch_fn launch, const void *args, int64_t rows,
+                     double row_bytes)
 {
+    const agl_backend_ops *ops = t->cuda->ops;
+    int count = !test_cuda_is_real() ? 2 : rows <= 64 ? 400 : 20;
+    agl_graph *graph;
+    double best = INFINITY;
+    assert_int_equal(launch(t, args), AGL_OK);
+    assert_int_equal(ops->stream_wait(t->cuda_stream, NULL), AGL_OK);
+    assert_int_equal(ops->graph_begin(t->cuda_stream), AGL_OK);
+    for (int i = 0; i < count; i++) assert_int_equal(launch(t, args), AGL_OK);
+    assert_int_equal(ops->graph_end(t->cuda_stream, &graph, NULL), AGL_OK);
+    for (int run = 0; run < 6; run++) {
+        double start = agl_clock_s();
+        assert_int_equal(ops->graph_launch(t->cuda_stream, graph), AGL_OK);
+        assert_int_equal(ops->stream_wait(t->cuda_stream, NULL), AGL_OK);
+        best = fmin(best, (agl_clock_s() - start) / count);
+    }
+    ops->graph_destroy(t->cuda, graph);
+    printf("%-26s rows %6lld  %8.2f us  %7.1f GB/s\n", name, (long long)rows, best * 1e6,
+           row_bytes * (double)rows / best / 1e9);
+}
+
+static void bench_text(test_cuda *t, int64_t rows)
+{
+    enum { HIDDEN = 4096, WIDTH = 13696, HEADS = 32, KV_HEADS = 2, DIM = 128, PAIRS = 32, PAGE = 16, VOCAB = 8,
+           QKV = (HEADS + 2 * KV_HEADS) * DIM };
+    twin x = twin_random(t, AGL_F32, (size_t)(rows * HIDDEN), 1.0f);
+    twin delta = twin_random(t, AGL_F32, (size_t)(rows * HIDDEN), 1.0f);
+    twin y = twin_random(t, t->activation, (size_t)(rows * HIDDEN), 1.0f);
+    twin weight = twin_random(t, AGL_F32, HIDDEN, 1.0f), table = twin_random(t, t->activation, VOCAB * HIDDEN, 1.0f);
+    twin wide = twin_random(t, t->activation, (size_t)(rows * 2 * WIDTH), 1.0f);
+    size_t cache = (size_t)((rows + PAGE) * KV_HEADS * DIM);
+    twin k = twin_random(t, t->activation, cache, 1.0f), v = twin_random(t, t->activation, cache, 1.0f);
+    twin inv_freq = twin_random(t, AGL_F32, PAIRS, 1.0f);
+    int32_t *positions = test_alloc((size_t)rows * 3 * sizeof *positions), axis[PAIRS] = {0};
+    int64_t *slots = test_alloc((size_t)rows * sizeof *slots);
+    for (int64_t i = 0; i < rows; i++) slots[i] = i;
+    for (int64_t i = 0; i < 3 * rows; i++) positions[i] = (int32_t)(i % rows);
+    void *device_positions = test_cuda_upload(t, positions, (size_t)rows * 3 * sizeof *positions);
+    void *device_slots = test_cuda_upload(t, slots, (size_t)rows * sizeof *slots);
+    void *device_axis = test_cuda_upload(t, axis, sizeof axis);
+    void *ids = test_cuda_upload(t, NULL, (size_t)rows * sizeof(int32_t));
+    agl_weight_desc desc = {.parts = {{.rows = VOCAB}}, .part_count = 1, .in = HIDDEN, .dtype = AGL_F32};
+    desc.parts[0].data = table.host;
+    agl_weight *embedding;
+    assert_int_equal(t->cuda->ops->weight_create(t->cuda, &embedding, &desc, NULL), AGL_OK);
+    double two = (double)agl_dtype_bytes(t->activation);
+    bench_op(t, "embed 4096", launch_embed, &(agl_embed_args){
+        .out = x.device, .table = embedding, .ids = ids, .tokens = rows, .hidden = HIDDEN}, rows, HIDDEN * (4 + two));
+    agl_rmsnorm_args norm = {.x = x.device, .y = y.device, .weight = weight.device, .rows = rows,
+                             .hidden = HIDDEN, .eps = 1e-5f};
+    bench_op(t, "rmsnorm 4096", launch_rmsnorm, &norm, rows, HIDDEN * (4 + two));
+    norm.delta = delta.device, norm.delta_weight = weight.device;
+    bench_op(t, "rmsnorm 4096, two and sum", launch_rmsnorm, &norm, rows, HIDDEN * (12 + two));
+    bench_op(t, "layernorm 4096, GELU", launch_layernorm, &(agl_layernorm_args){
+        .x = x.device, .y = y.device, .weight = weight.device, .bias = weight.device, .rows = rows,
+        .hidden = HIDDEN, .eps = 1e-5f, .gelu = true}, rows, HIDDEN * (4 + two));
+    twin half = twin_random(t, t->activation, (size_t)(rows * WIDTH), 1.0f);
+    bench_op(t, "swiglu 13696", launch_swiglu, &(agl_swiglu_args){
+        .x = wide.device, .y = half.device, .rows = rows, .width = WIDTH}, rows, 3 * WIDTH * two);
+    bench_op(t, "rope_store 32 + 2 + 2", launch_rope_store, &(agl_rope_store_args){
+        .qkv = wide.device, .positions = device_positions, .slots = device_slots, .inv_freq = inv_freq.device,
+        .axis = device_axis, .tokens = rows, .heads = HEADS, .pairs = PAIRS,
+        .kv = {k.device, v.device, t->activation, PAGE, KV_HEADS, DIM}},
+        rows, two * (HEADS * 2 * 2 * PAIRS + KV_HEADS * (4 * DIM + 2 * PAIRS)));
+    t->cuda->ops->weight_destroy(t->cuda, embedding);
+    test_cuda_free(t, device_positions), test_cuda_free(t, device_slots), test_cuda_free(t, device_axis);
+    test_cuda_free(t, ids), free(positions), free(slots);
+    twin *arrays[] = {&x, &delta, &y, &weight, &table, &wide, &k, &v, &inv_freq, &half};
+    for (size_t i = 0; i < AGL_COUNT(arrays); i++) twin_free(t, arrays[i]);
+}
+
+/* A picture of 1092 x 2408 pixels. */
+static void bench_picture(test_cuda *t)
+{
+    enum { GRID_H = 172, GRID_W = 78, PATCHES = GRID_H * GRID_W, PATCH = 14, HIDDEN = 1536, HEADS = 12, DIM = 128,
+           SIDE = 24, VALUES = 3 * 2 * PATCH * PATCH };
+    twin qkv = twin_random(t, t->activation, (size_t)PATCHES * 3 * HIDDEN, 1.0f);
+    twin x = twin_random(t, AGL_F32, (size_t)PATCHES * HIDDEN, 1.0f);
+    twin table = twin_random(t, AGL_F32, SIDE * SIDE * HIDDEN, 1.0f), inv_freq = twin_random(t, AGL_F32, DIM / 4, 1.0f);
+    void *places = test_cuda_upload(t, NULL, PATCHES * 2 * sizeof(int32_t));
+    void *pixels = test_cuda_upload(t, NULL, (size_t)PATCHES * PATCH * PATCH * 3);
+    double two = (double)agl_dtype_bytes(t->activation);
+    bench_op(t, "patchify", launch_patchify, &(agl_patchify_args){
+        .pixels = pixels, .out = qkv.device, .height = GRID_H * PATCH, .width = GRID_W * PATCH, .patch = PATCH,
+        .merge = 2, .frames = 2, .std = {1, 1, 1}}, PATCHES, 3 * PATCH * PATCH + two * VALUES);
+    bench_op(t, "position_embed 1536", launch_position_embed, &(agl_position_embed_args){
+        .x = x.device, .table = table.device, .grid_h = GRID_H, .grid_w = GRID_W, .merge = 2, .side = SIDE,
+        .hidden = HIDDEN}, PATCHES, HIDDEN * 8);
+    bench_op(t, "rope_vision 12", launch_rope_vision, &(agl_rope_vision_args){
+        .qkv = qkv.device, .rows_columns = places, .inv_freq = inv_freq.device, .tokens = PATCHES, .heads = HEADS,
+        .head_dim = DIM}, PATCHES, 4 * HIDDEN * two);
+    test_cuda_free(t, places), test_cuda_free(t, pixels);
+    twin_free(t, &qkv), twin_free(t, &x), twin_free(t, &table), twin_free(t, &inv_freq);
+}
+
+static int bench_all(void)
+{
+    test_cuda t;
+    if (!test_cuda_open(&t, AGL_BF16)) return 0;
+    printf("%s\n", t.cuda->description);
+    bench_text(&t, 1);
+    bench_text(&t, test_cuda_is_real() ? 4096 : 8);
+    if (test_cuda_is_real()) bench_picture(&t);
+    test_cuda_close(&t);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0) return bench_all();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(embed_matches),          cmocka_unit_test(gather_matches),
         cmocka_unit_test(rmsnorm_matches),        cmocka_unit_test(rmsnorm_in_place_matches),
