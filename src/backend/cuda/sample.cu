@@ -79,11 +79,11 @@ static sample_layout layout_of(const agl_backend_limits *limits)
     sample_layout layout = {};
     layout.rows_max = limits->logit_rows_max > 1 ? limits->logit_rows_max : 1;
     layout.group_rows = layout.rows_max < SAMPLE_ROWS ? layout.rows_max : SAMPLE_ROWS;
-    layout.vocab = limits->vocab;
-    layout.edits_max = (size_t)limits->vocab + PLACES_EXTRA;
+    layout.vocab = limits->vocab > 1 ? limits->vocab : 1;
+    layout.edits_max = (size_t)layout.vocab + PLACES_EXTRA;
     size_t rows = (size_t)layout.group_rows;
     layout.block_bytes = aligned(rows * sizeof(sample_row)) +
-                         aligned(edits_bytes(2 * layout.edits_max) + mask_bytes(limits->vocab));
+                         aligned(edits_bytes(2 * layout.edits_max) + mask_bytes(layout.vocab));
     size_t tops = rows * TOPS_USUAL > SAMPLE_LIST ? rows * TOPS_USUAL : SAMPLE_LIST;
     layout.results_bytes = aligned(rows * sizeof(sample_result) + tops * sizeof(sample_top));
     layout.tokens = 0;
@@ -113,7 +113,7 @@ extern "C" agl_status agl_cuda_sampler_create(agl_cuda_sampler **out, agl_cuda *
                                               agl_error *err)
 {
     sample_layout layout = layout_of(&cuda->limits);
-    if (layout.vocab < 1 || layout.vocab >= 1 << SAMPLE_TOKEN_BITS) {
+    if (layout.vocab >= 1 << SAMPLE_TOKEN_BITS) {
         return agl_fail(err, AGL_ERR_UNSUPPORTED, "a vocabulary of %lld tokens cannot be sampled",
                         (long long)layout.vocab);
     }
