@@ -27,6 +27,18 @@ def demo():
         yield running
 
 
+def test_training_claims_no_input_that_the_server_lacks(monkeypatch):
+    """What the next checkpoint learns to say of speech: not that some other model would handle it."""
+    monkeypatch.syspath_prepend(str(ROOT / "training"))
+    import dialogues
+    answers = {(name, lang): entry[lang][2] for name, entry in dialogues.INTENTS for lang in entry}
+    assert {lang for name, lang in answers if name == "audio"} == {"zh", "en"}
+    for (name, _), answer in answers.items():
+        if re.search("speech|hear|audio|语音|声音", answer) and name in ("modal", "audio"):
+            assert re.search("no speech|cannot hear|不支持语音|不能听", answer), answer
+        assert not re.search("another model|other model|另一个模型|语音识别|recognition", answer), answer
+
+
 def request_of(case, stream=False):
     messages = copy.deepcopy(case["messages"])
     for message in messages:
