@@ -14,6 +14,7 @@
 
 /* The flags of `bench serve` speak of another process: they share no row with the program's own. */
 enum { SERVE = 1 };
+#define SERVE_SUMMARY "a server over HTTP: latency and throughput under load"
 
 typedef struct {
     agl_bench_serve_options serve;
@@ -177,7 +178,7 @@ static agl_status run_serve(int *exit_status, int argc, char **argv, agl_error *
     };
     agl_status status = agl_flags_parse(&parsed, &o, &table, SERVE, argc, argv, err);
     if (status == AGL_OK && parsed.help) {
-        printf("autoglm bench serve [flags]\n  latency and throughput of a server over HTTP\n");
+        printf("autoglm bench serve [flags]\n  %s\n", SERVE_SUMMARY);
         agl_flags_help(stdout, &table, SERVE, agl_console_has_colour(stdout));
     } else {
         if (status == AGL_OK && parsed.words.count > 0) {
@@ -193,20 +194,33 @@ static agl_status run_serve(int *exit_status, int argc, char **argv, agl_error *
 /* ---- without HTTP -------------------------------------------------------- */
 
 static const struct {
-    const char *name;
+    agl_command command;
     agl_status (*run)(const agl_bench_direct_options *options, agl_error *err);
     uint32_t batch, iterations;
 } DIRECT[] = {
-    { "latency", agl_bench_latency, 8, 5 },
-    { "throughput", agl_bench_throughput, 100, 1 },
-    { "startup", agl_bench_startup, 1, 3 },
+    { { "bench latency", AGL_CLI_MEASURE, "[flags]",
+        "an engine in this process: a batch of equal requests", NULL }, agl_bench_latency, 8, 5 },
+    { { "bench throughput", AGL_CLI_MEASURE, "[flags]",
+        "an engine in this process: many requests at once", NULL }, agl_bench_throughput, 100, 1 },
+    { { "bench startup", AGL_CLI_MEASURE, "[flags]",
+        "from nothing to the first token, by phase", NULL }, agl_bench_startup, 1, 3 },
 };
+
+static const agl_command PLATFORM = {
+    "bench platform", AGL_CLI_PLATFORM, "[flags]",
+    "the whole comparison on this machine, into a result file", NULL
+};
+
+static const char *kind_of(const agl_command *command)
+{
+    return command->name + strlen("bench ");
+}
 
 /* Returns the exit code, or -1: `status` says how it went. */
 static int run_direct(agl_console *console, size_t kind, int argc, char **argv, agl_status *status, agl_error *err)
 {
     agl_cli_options options;
-    int code = agl_command_begin(console, &options, AGL_CLI_MEASURE, argc, argv);
+    int code = agl_command_begin_as(console, &options, &DIRECT[kind].command, argc, argv);
     if (code < 0) {
         agl_bench_direct_options *measure = &options.measure;
         measure->engine = options.engine;
@@ -246,7 +260,7 @@ static agl_status read_batches(agl_bench_platform_options *platform, const agl_f
 static int run_platform(agl_console *console, int argc, char **argv, agl_status *status, agl_error *err)
 {
     agl_cli_options options;
-    int code = agl_command_begin(console, &options, AGL_CLI_PLATFORM, argc, argv);
+    int code = agl_command_begin_as(console, &options, &PLATFORM, argc, argv);
     if (code < 0) {
         agl_bench_platform_options *platform = &options.platform;
         const agl_bench_direct_options *shared = &options.measure;
@@ -270,15 +284,20 @@ static int run_platform(agl_console *console, int argc, char **argv, agl_status 
     return code;
 }
 
+static void print_kind(FILE *out, const char *kind, const char *summary)
+{
+    fprintf(out, "autoglm bench %-11s %s\n", kind, summary);
+}
+
 static void print_kinds(FILE *out)
 {
-    fprintf(out, "autoglm bench serve       a server over HTTP: latency and throughput under load\n"
-                 "autoglm bench latency     an engine in this process: a batch of equal requests\n"
-                 "autoglm bench throughput  an engine in this process: many requests at once\n"
-                 "autoglm bench startup     from nothing to the first token, by phase\n"
-                 "autoglm bench platform    the whole comparison on this machine, into a result file\n"
-                 "autoglm bench report      result files of several machines as tables and a page\n\n"
-                 "`autoglm bench KIND --help` lists the flags of a kind.\n");
+    print_kind(out, "serve", SERVE_SUMMARY);
+    for (size_t i = 0; i < AGL_COUNT(DIRECT); i++) {
+        print_kind(out, kind_of(&DIRECT[i].command), DIRECT[i].command.summary);
+    }
+    print_kind(out, kind_of(&PLATFORM), PLATFORM.summary);
+    print_kind(out, "report", "result files of several machines as tables and a page");
+    fprintf(out, "\n`autoglm bench KIND --help` lists the flags of a kind.\n");
 }
 
 int agl_command_bench(agl_console *console, int argc, char **argv)
@@ -295,7 +314,7 @@ int agl_command_bench(agl_console *console, int argc, char **argv)
         print_kinds(*name == '\0' ? stderr : stdout);
         return *name == '\0' ? AGL_EXIT_USAGE : AGL_EXIT_OK;
     }
-    while (kind < AGL_COUNT(DIRECT) && strcmp(name, DIRECT[kind].name) != 0) kind++;
+    while (kind < AGL_COUNT(DIRECT) && strcmp(name, kind_of(&DIRECT[kind].command)) != 0) kind++;
     if (kind < AGL_COUNT(DIRECT)) {
         code = run_direct(console, kind, argc - 1, argv + 1, &status, &err);
     } else if (strcmp(name, "platform") == 0) {

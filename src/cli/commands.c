@@ -37,20 +37,26 @@ static const agl_command *command_of(unsigned bit)
     return &COMMANDS[i];
 }
 
-int agl_command_begin(agl_console *console, agl_cli_options *options, unsigned command, int argc, char **argv)
+int agl_command_begin(agl_console *console, agl_cli_options *options, unsigned command, int argc,
+                      char **argv)
 {
-    const agl_command *self = command_of(command);
+    return agl_command_begin_as(console, options, command_of(command), argc, argv);
+}
+
+int agl_command_begin_as(agl_console *console, agl_cli_options *options, const agl_command *self,
+                         int argc, char **argv)
+{
     agl_error err = { 0 };
     agl_cli_options_init(options);
     agl_sampling_init(&options->sampling);
-    if (agl_cli_options_parse(options, command, argc, argv, &err) != AGL_OK) {
+    if (agl_cli_options_parse(options, self->command, argc, argv, &err) != AGL_OK) {
         fprintf(stderr, "autoglm %s: %s\n", self->name, err.message);
         return AGL_EXIT_USAGE;
     }
     if (options->parsed.help) {
         bool colour = agl_console_has_colour(stdout);
         printf("autoglm %s %s\n  %s\n", self->name, self->usage, self->summary);
-        agl_cli_options_help(stdout, command, colour);
+        agl_cli_options_help(stdout, self->command, colour);
         return AGL_EXIT_OK;
     }
     agl_console_configure(console, options->log_level, options->log_format);

@@ -18,11 +18,6 @@ int agl_command_bench(agl_console *console, int argc, char **argv);
 agl_status agl_command_bench_report(int argc, char **argv, agl_error *err);
 int agl_command_plan(agl_console *console, int argc, char **argv);
 
-/* The common start of a command: parse, print the help or the error, warn of flags without
- * effect. Returns -1 to go on, else the exit code; `options` is initialised in any case. */
-int agl_command_begin(agl_console *console, agl_cli_options *options, unsigned command, int argc,
-                      char **argv);
-
 /* What a command is called with: "serve", "[MODEL] [flags]", and one line on what it does. */
 typedef struct {
     const char *name;
@@ -31,6 +26,15 @@ typedef struct {
     const char *summary;
     int (*run)(agl_console *console, int argc, char **argv);
 } agl_command;
+
+/* The common start of a command: parse, print the help or the error, warn of flags without
+ * effect. Returns -1 to go on, else the exit code; `options` is initialised in any case. */
+int agl_command_begin(agl_console *console, agl_cli_options *options, unsigned command, int argc,
+                      char **argv);
+
+/* The same for a command that is not of the list, as the kinds of `bench`. */
+int agl_command_begin_as(agl_console *console, agl_cli_options *options, const agl_command *self,
+                         int argc, char **argv);
 
 const agl_command *agl_command_find(const char *name); /* NULL: none */
 const agl_command *agl_command_at(size_t index);       /* NULL: past the last */

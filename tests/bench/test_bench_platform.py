@@ -44,6 +44,14 @@ def measured(tiny, tmp_path_factory):
     return path
 
 
+@pytest.mark.parametrize("kind", ["serve", "latency", "throughput", "startup", "platform", "report"])
+def test_help_names_the_kind(kind):
+    listed = run("bench", "--help").stdout
+    title, summary = run("bench", kind, "--help").stdout.splitlines()[:2]
+    assert title.startswith(f"autoglm bench {kind} "), title
+    assert kind == "report" or f"autoglm bench {kind}".ljust(26) + summary.strip() in listed
+
+
 def test_result_file(measured):
     got = json.loads(measured.read_text())
     assert got["schema"] == "autoglm-platform-1" and got["complete"] is True
