@@ -38,12 +38,13 @@ static void wake(void *user)
     sem_post(user);
 }
 
-static agl_status submit(stream *out, agl_engine *engine, const agl_batch_options *o, const int32_t *tokens,
-                         sem_t *news, agl_error *err)
+static agl_status submit(stream *out, agl_engine *engine, const agl_batch_options *o,
+                         const int32_t *tokens, sem_t *news, agl_error *err)
 {
     static const char QUESTION[] = "What is on the screen?";
-    const agl_part parts[] = {{.kind = AGL_PART_IMAGE, .data = o->image, .bytes = o->image_bytes},
-                              {.kind = AGL_PART_TEXT, .data = QUESTION, .bytes = sizeof QUESTION - 1}};
+    const agl_part parts[] = {
+        {.kind = AGL_PART_IMAGE, .data = o->image, .bytes = o->image_bytes},
+        {.kind = AGL_PART_TEXT, .data = QUESTION, .bytes = sizeof QUESTION - 1}};
     const agl_message message = {.role = "user", .parts = parts, .part_count = AGL_COUNT(parts)};
     agl_request_options request = {.notify = wake, .notify_user = news};
     if (o->image != NULL) {
@@ -71,7 +72,8 @@ static void wait_for_news(sem_t *news)
 }
 
 /* Take what has come for one stream; false: nothing new. */
-static bool take(stream *s, double start_s, agl_batch_times *times, agl_error *err, agl_status *status)
+static bool take(stream *s, double start_s, agl_batch_times *times, agl_error *err,
+                 agl_status *status)
 {
     agl_event event;
     agl_request_next(s->request, 0, &event);
@@ -95,8 +97,8 @@ static bool take(stream *s, double start_s, agl_batch_times *times, agl_error *e
     return true;
 }
 
-static agl_status collect(stream *streams, uint32_t count, double start_s, sem_t *news, const agl_batch_options *o,
-                          agl_batch_times *times, agl_error *err)
+static agl_status collect(stream *streams, uint32_t count, double start_s, sem_t *news,
+                          const agl_batch_options *o, agl_batch_times *times, agl_error *err)
 {
     agl_status status = AGL_OK;
     uint32_t ended = 0;
@@ -104,7 +106,8 @@ static agl_status collect(stream *streams, uint32_t count, double start_s, sem_t
         bool any = false;
         for (uint32_t i = 0; i < count && status == AGL_OK; i++) {
             if (streams[i].ended) continue;
-            while (status == AGL_OK && !streams[i].ended && take(&streams[i], start_s, times, err, &status)) {
+            while (status == AGL_OK && !streams[i].ended &&
+                   take(&streams[i], start_s, times, err, &status)) {
                 any = true;
             }
             ended += streams[i].ended;
@@ -116,8 +119,9 @@ static agl_status collect(stream *streams, uint32_t count, double start_s, sem_t
 }
 
 /* Sends the batch; what a failed one has added is taken back. */
-static agl_status send_and_collect(stream *streams, int32_t *tokens, agl_engine *engine, const agl_batch_options *o,
-                                   agl_batch_times *times, agl_error *err)
+static agl_status send_and_collect(stream *streams, int32_t *tokens, agl_engine *engine,
+                                   const agl_batch_options *o, agl_batch_times *times,
+                                   agl_error *err)
 {
     uint32_t vocab = agl_engine_model_info(engine).vocab;
     uint32_t first = o->token_first, last = o->token_last > first ? o->token_last : vocab;
@@ -150,14 +154,15 @@ static agl_status send_and_collect(stream *streams, int32_t *tokens, agl_engine 
     return status;
 }
 
-agl_status agl_batch_run(agl_batch_times *times, agl_engine *engine, const agl_batch_options *options,
-                         agl_error *err)
+agl_status agl_batch_run(agl_batch_times *times, agl_engine *engine,
+                         const agl_batch_options *options, agl_error *err)
 {
     stream *streams = calloc(options->batch, sizeof *streams);
     int32_t *tokens = malloc((options->input_tokens + (size_t)1) * sizeof *tokens);
-    agl_status status = streams != NULL && tokens != NULL
-                            ? send_and_collect(streams, tokens, engine, options, times, err)
-                            : agl_fail(err, AGL_ERR_MEMORY, "no memory for %u requests", options->batch);
+    agl_status status =
+        streams != NULL && tokens != NULL
+            ? send_and_collect(streams, tokens, engine, options, times, err)
+            : agl_fail(err, AGL_ERR_MEMORY, "no memory for %u requests", options->batch);
     free(streams);
     free(tokens);
     return status;

@@ -36,7 +36,7 @@ typedef struct {
 } agl_batch_options;
 
 /* Add one batch to `times`. CANCELLED when interrupted: `times` is as it was. */
-agl_status agl_batch_run(agl_batch_times *times, agl_engine *engine, const agl_batch_options *options,
-                         agl_error *err);
+agl_status agl_batch_run(agl_batch_times *times, agl_engine *engine,
+                         const agl_batch_options *options, agl_error *err);
 
 #endif

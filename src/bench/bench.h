@@ -34,7 +34,8 @@ typedef struct {
 } agl_bench_serve_options;
 
 /* Exit status of the process: 0; 1: requests failed; 3: refused, the client distorted the times. */
-agl_status agl_bench_serve(int *exit_status, const agl_bench_serve_options *options, agl_error *err);
+agl_status agl_bench_serve(int *exit_status, const agl_bench_serve_options *options,
+                           agl_error *err);
 
 /* The library without HTTP: an engine in this process, prompts of random token ids. */
 typedef struct {

@@ -25,8 +25,12 @@ static void note(const agl_bench_direct_options *o, const char *what, size_t don
 static agl_status run_batch(agl_engine *engine, const agl_bench_direct_options *o, uint64_t seed,
                             agl_batch_times *sum, agl_error *err)
 {
-    agl_batch_options batch = {.batch = o->batch, .input_tokens = o->input_tokens, .output_tokens = o->output_tokens,
-                               .token_first = o->token_first, .token_last = o->token_last, .seed = seed,
+    agl_batch_options batch = {.batch = o->batch,
+                               .input_tokens = o->input_tokens,
+                               .output_tokens = o->output_tokens,
+                               .token_first = o->token_first,
+                               .token_last = o->token_last,
+                               .seed = seed,
                                .interrupted = o->interrupted};
     return agl_batch_run(sum, engine, &batch, err);
 }
@@ -47,10 +51,12 @@ static agl_status deliver(const agl_bench_direct_options *o, agl_buffer *json, a
 
 static void append_summary(agl_buffer *json, const char *key, const agl_summary *s)
 {
-    agl_buffer_append_format(json,
-        ",\"%s\":{\"mean\":%.6f,\"std\":%.6f,\"median\":%.6f,\"min\":%.6f,\"max\":%.6f,\"p90\":%.6f,\"p99\":%.6f}",
-        key, s->mean * 1e3, s->deviation * 1e3, s->median * 1e3, s->min * 1e3, s->max * 1e3, s->p90 * 1e3,
-        s->p99 * 1e3);
+    agl_buffer_append_format(
+        json,
+        ",\"%s\":{\"mean\":%.6f,\"std\":%.6f,\"median\":%.6f,\"min\":%.6f,\"max\":%.6f,"
+        "\"p90\":%.6f,\"p99\":%.6f}",
+        key, s->mean * 1e3, s->deviation * 1e3, s->median * 1e3, s->min * 1e3, s->max * 1e3,
+        s->p90 * 1e3, s->p99 * 1e3);
 }
 
 static void print_row(const char *name, const agl_summary *s)
@@ -64,13 +70,13 @@ static void print_head(agl_engine *engine, const agl_bench_direct_options *o)
     agl_model_info info = agl_engine_model_info(engine);
     printf("%s  %s  %s  %.2f B parameters\n", info.architecture, info.dtype, info.device,
            (double)info.parameters * 1e-9);
-    printf("%u tokens in, %u out, %u at once, %u iterations\n", o->input_tokens, o->output_tokens, o->batch,
-           o->iterations);
+    printf("%u tokens in, %u out, %u at once, %u iterations\n", o->input_tokens, o->output_tokens,
+           o->batch, o->iterations);
     printf("%-28s %10s %10s %10s %10s %10s\n", "ms", "mean", "sd", "median", "p99", "min");
 }
 
-static agl_status report_latency(agl_engine *engine, const agl_bench_direct_options *o, agl_batch_times *sum,
-                                 agl_error *err)
+static agl_status report_latency(agl_engine *engine, const agl_bench_direct_options *o,
+                                 agl_batch_times *sum, agl_error *err)
 {
     static const double PERCENTS[] = {10, 25, 50, 75, 90, 99};
     agl_buffer json;
@@ -84,12 +90,14 @@ static agl_status report_latency(agl_engine *engine, const agl_bench_direct_opti
     agl_summary gap = agl_summary_of(sum->gap_s.values, sum->gap_s.count);
     agl_buffer_append_format(&json, "],\"avg_latency\":%.6f,\"percentiles\":{", latency.mean);
     for (size_t i = 0; i < AGL_COUNT(PERCENTS); i++) {
-        agl_buffer_append_format(&json, "%s\"%g\":%.6f", i > 0 ? "," : "", PERCENTS[i],
-                                 agl_percentile(sum->latency_s.values, sum->latency_s.count, PERCENTS[i]));
+        agl_buffer_append_format(
+            &json, "%s\"%g\":%.6f", i > 0 ? "," : "", PERCENTS[i],
+            agl_percentile(sum->latency_s.values, sum->latency_s.count, PERCENTS[i]));
     }
     double tokens_per_s = sum->elapsed_s > 0 ? (double)sum->output_tokens / sum->elapsed_s : 0;
     agl_buffer_append_format(&json, "},\"batch_size\":%u,\"input_len\":%u,\"output_len\":%u,"
-                             "\"output_throughput\":%.6f", o->batch, o->input_tokens, o->output_tokens, tokens_per_s);
+                             "\"output_throughput\":%.6f",
+                             o->batch, o->input_tokens, o->output_tokens, tokens_per_s);
     append_summary(&json, "ttft_ms", &ttft);
     append_summary(&json, "itl_ms", &gap);
     agl_buffer_append_char(&json, '}');
@@ -105,8 +113,8 @@ static agl_status report_latency(agl_engine *engine, const agl_bench_direct_opti
     return status;
 }
 
-static agl_status report_throughput(agl_engine *engine, const agl_bench_direct_options *o, agl_batch_times *sum,
-                                    agl_error *err)
+static agl_status report_throughput(agl_engine *engine, const agl_bench_direct_options *o,
+                                    agl_batch_times *sum, agl_error *err)
 {
     double requests = (double)o->batch * (double)sum->latency_s.count;
     double total = (double)(sum->prompt_tokens + sum->output_tokens);
@@ -114,11 +122,13 @@ static agl_status report_throughput(agl_engine *engine, const agl_bench_direct_o
     agl_summary gap = agl_summary_of(sum->gap_s.values, sum->gap_s.count);
     agl_buffer json;
     agl_buffer_init(&json, 0);
-    agl_buffer_append_format(&json, "{\"elapsed_time\":%.6f,\"num_requests\":%.0f,\"total_num_tokens\":%.0f,"
-                             "\"requests_per_second\":%.6f,\"tokens_per_second\":%.6f,"
-                             "\"output_tokens_per_second\":%.6f", sum->elapsed_s, requests, total,
-                             requests / sum->elapsed_s, total / sum->elapsed_s,
-                             (double)sum->output_tokens / sum->elapsed_s);
+    agl_buffer_append_format(
+        &json,
+        "{\"elapsed_time\":%.6f,\"num_requests\":%.0f,\"total_num_tokens\":%.0f,"
+        "\"requests_per_second\":%.6f,\"tokens_per_second\":%.6f,"
+        "\"output_tokens_per_second\":%.6f",
+        sum->elapsed_s, requests, total, requests / sum->elapsed_s, total / sum->elapsed_s,
+        (double)sum->output_tokens / sum->elapsed_s);
     append_summary(&json, "ttft_ms", &ttft);
     append_summary(&json, "itl_ms", &gap);
     agl_buffer_append_char(&json, '}');
@@ -127,7 +137,8 @@ static agl_status report_throughput(agl_engine *engine, const agl_bench_direct_o
         print_row("time to first token", &ttft);
         print_row("inter-token latency", &gap);
         printf("throughput: %.2f requests/s, %.2f total tokens/s, %.2f output tokens/s\n",
-               requests / sum->elapsed_s, total / sum->elapsed_s, (double)sum->output_tokens / sum->elapsed_s);
+               requests / sum->elapsed_s, total / sum->elapsed_s,
+               (double)sum->output_tokens / sum->elapsed_s);
     }
     agl_status status = deliver(o, &json, err);
     agl_buffer_deinit(&json);
@@ -136,12 +147,13 @@ static agl_status report_throughput(agl_engine *engine, const agl_bench_direct_o
 
 /* Warm-ups, then iterations of one batch on a fresh engine. */
 static agl_status measure(const agl_bench_direct_options *o,
-                          agl_status (*report)(agl_engine *, const agl_bench_direct_options *, agl_batch_times *,
-                                               agl_error *),
+                          agl_status (*report)(agl_engine *, const agl_bench_direct_options *,
+                                               agl_batch_times *, agl_error *),
                           agl_error *err)
 {
     if (o->batch == 0 || o->iterations == 0 || o->input_tokens == 0) {
-        return agl_fail(err, AGL_ERR_ARGUMENT, "batch size, iterations and input length: at least 1 expected");
+        return agl_fail(err, AGL_ERR_ARGUMENT,
+                        "batch size, iterations and input length: at least 1 expected");
     }
     agl_engine *engine;
     AGL_TRY(agl_engine_create(&engine, &o->engine, err));
@@ -194,7 +206,8 @@ static void on_phase(void *user, const char *name, double fraction)
     p->begin_s[p->count++] = agl_clock_s();
 }
 
-static agl_status start_once(const agl_bench_direct_options *o, agl_buffer *json, bool first, agl_error *err)
+static agl_status start_once(const agl_bench_direct_options *o, agl_buffer *json, bool first,
+                             agl_error *err)
 {
     phases p = {0};
     agl_engine_options options = o->engine;
@@ -213,16 +226,18 @@ static agl_status start_once(const agl_bench_direct_options *o, agl_buffer *json
     agl_engine_destroy(engine);
     agl_batch_times_deinit(&one);
     if (status != AGL_OK) return status;
-    agl_buffer_append_format(json, "%s{\"ready_s\":%.6f,\"first_token_s\":%.6f,\"phases\":{", first ? "" : ",",
-                             ready_s - start_s, token_s - start_s);
+    agl_buffer_append_format(json, "%s{\"ready_s\":%.6f,\"first_token_s\":%.6f,\"phases\":{",
+                             first ? "" : ",", ready_s - start_s, token_s - start_s);
     for (size_t i = 0; i < p.count; i++) {
         double end_s = i + 1 < p.count ? p.begin_s[i + 1] : ready_s;
-        agl_buffer_append_format(json, "%s\"%s\":%.6f", i > 0 ? "," : "", p.names[i], end_s - p.begin_s[i]);
+        agl_buffer_append_format(json, "%s\"%s\":%.6f", i > 0 ? "," : "", p.names[i],
+                                 end_s - p.begin_s[i]);
         if (!o->json) printf("  %-28s %8.3f s\n", p.names[i], end_s - p.begin_s[i]);
     }
     agl_buffer_append_text(json, "}}");
     if (!o->json) {
-        printf("  %-28s %8.3f s\n  %-28s %8.3f s\n", "ready", ready_s - start_s, "first token", token_s - start_s);
+        printf("  %-28s %8.3f s\n  %-28s %8.3f s\n", "ready", ready_s - start_s, "first token",
+               token_s - start_s);
     }
     return AGL_OK;
 }
@@ -233,7 +248,8 @@ agl_status agl_bench_startup(const agl_bench_direct_options *options, agl_error 
     agl_buffer_init(&json, 0);
     agl_buffer_append_text(&json, "{\"starts\":[");
     agl_status status = AGL_OK;
-    for (uint32_t i = 0; status == AGL_OK && i < options->iterations && !*options->interrupted; i++) {
+    for (uint32_t i = 0; status == AGL_OK && i < options->iterations && !*options->interrupted;
+         i++) {
         if (!options->json) printf("start %u of %u\n", i + 1, options->iterations);
         status = start_once(options, &json, i == 0, err);
     }

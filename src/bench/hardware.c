@@ -10,19 +10,27 @@
 #include "base/buffer.h"
 #include "bench/machine.h"
 
-static const char SHEET[] = "datasheet, less what programs are known to reach (8 % of bandwidth, 6-14 % of products)";
+static const char SHEET[] =
+    "datasheet, less what programs are known to reach (8 % of bandwidth, 6-14 % of products)";
 static const char MEASURED[] = "a copy and a large product, measured once on such a card";
-static const char PEAK_CPU[] = "datasheet: memory channels x 85 %, vector units x all-core clock x 85 %";
+static const char PEAK_CPU[] =
+    "datasheet: memory channels x 85 %, vector units x all-core clock x 85 %";
 
-#define GPU(label, gigabytes, nominal_gbs, gbs, nominal_tf, tf, tf8, link_gbs, link_us, origin)              \
-    { .name = label, .gpu = true, .count = 1, .memory_bytes = (uint64_t)((gigabytes) * 1e9),                 \
-      .bandwidth = (gbs) * 1e9, .flops = (tf) * 1e12, .flops8 = (tf8) * 1e12,                                \
-      .link_bandwidth = (link_gbs) * 1e9, .link_latency_s = (link_us) * 1e-6,                                \
-      .nominal_bandwidth = (nominal_gbs) * 1e9, .nominal_flops = (nominal_tf) * 1e12, .basis = origin }
-#define CPU(label, gigabytes, nominal_gbs, nominal_tf)                                                       \
-    { .name = label, .count = 1, .memory_bytes = (uint64_t)((gigabytes) * 1e9),                              \
-      .bandwidth = (nominal_gbs) * 0.85e9, .flops = (nominal_tf) * 0.85e12,                                  \
-      .nominal_bandwidth = (nominal_gbs) * 1e9, .nominal_flops = (nominal_tf) * 1e12, .basis = PEAK_CPU }
+#define GPU(label, gigabytes, nominal_gbs, gbs, nominal_tf, tf, tf8, link_gbs, link_us, origin)    \
+    {                                                                                              \
+        .name = label, .gpu = true, .count = 1, .memory_bytes = (uint64_t)((gigabytes)*1e9),       \
+        .bandwidth = (gbs)*1e9, .flops = (tf)*1e12, .flops8 = (tf8)*1e12,                          \
+        .link_bandwidth = (link_gbs)*1e9, .link_latency_s = (link_us)*1e-6,                        \
+        .nominal_bandwidth = (nominal_gbs)*1e9, .nominal_flops = (nominal_tf)*1e12,                \
+        .basis = origin                                                                            \
+    }
+#define CPU(label, gigabytes, nominal_gbs, nominal_tf)                                             \
+    {                                                                                              \
+        .name = label, .count = 1, .memory_bytes = (uint64_t)((gigabytes)*1e9),                    \
+        .bandwidth = (nominal_gbs)*0.85e9, .flops = (nominal_tf)*0.85e12,                          \
+        .nominal_bandwidth = (nominal_gbs)*1e9, .nominal_flops = (nominal_tf)*1e12,                \
+        .basis = PEAK_CPU                                                                          \
+    }
 
 /* Products of consumer cards count with F32 accumulation: the FP16-accumulate mode overflows in
  * this model's layers. Links: NVLink where the card has it, else PCIe through host memory. The
@@ -50,7 +58,8 @@ const agl_hardware *agl_hardware_at(size_t index)
     return index < AGL_COUNT(TABLE) ? &TABLE[index] : NULL;
 }
 
-/* Letters and digits only, lower case, makers' names dropped: "NVIDIA GeForce RTX 4090" -> "rtx4090". */
+/* Letters and digits only, lower case, makers' names dropped: "NVIDIA GeForce RTX 4090" becomes
+ * "rtx4090". */
 static void fold(char *out, size_t size, const char *text)
 {
     static const char *const DROPPED[] = {"nvidia", "geforce", "tesla", "amd", "intel", "aws"};
@@ -78,8 +87,10 @@ static agl_status unknown(const char *text, agl_error *err)
         agl_buffer_append_format(&names, "%s%s", i > 0 ? ", " : "", TABLE[i].name);
     }
     agl_status status = agl_fail(err, AGL_ERR_ARGUMENT,
-                                 "hardware \"%.60s\" is not known; here, %s expected, with 2x in front for two of them, "
-                                 "or --memory, --bandwidth and --flops", text, names.failed ? "" : names.data);
+                                 "hardware \"%.60s\" is not known;"
+                                 " here, %s expected, with 2x in front for two of them, "
+                                 "or --memory, --bandwidth and "
+                                 "--flops", text, names.failed ? "" : names.data);
     agl_buffer_deinit(&names);
     return status;
 }
@@ -99,10 +110,11 @@ agl_status agl_hardware_find(agl_hardware *out, const char *text, agl_error *err
     } else {
         const agl_hardware *found = NULL;
         for (size_t i = 0; i < AGL_COUNT(TABLE) && wanted[0] != '\0'; i++) {
-            /* The whole name or its tail: "4090", "9654"; "a100" alone is the first, smaller one. */
+            /* The whole name or its tail: "4090", "9654"; "a100" alone is the smaller one. */
             fold(known, sizeof known, TABLE[i].name);
             size_t tail = strlen(known) >= strlen(wanted) ? strlen(known) - strlen(wanted) : 0;
-            bool fits = strcmp(known + tail, wanted) == 0 || strncmp(known, wanted, strlen(wanted)) == 0;
+            bool fits = strcmp(known + tail, wanted) == 0 ||
+                        strncmp(known, wanted, strlen(wanted)) == 0;
             if (fits && strlen(wanted) >= 4) {
                 found = &TABLE[i];
                 break;

@@ -70,7 +70,7 @@ static double normal(uint64_t *state)
     return sqrt(-2 * log(uniform(state))) * cos(2 * acos(-1.0) * uniform(state));
 }
 
-/* Gamma with mean 1: Marsaglia and Tsang, "A simple method for generating gamma variables" (2000). */
+/* Gamma with mean 1: Marsaglia, Tsang, "A simple method for generating gamma variables", 2000. */
 static double gamma_mean1(uint64_t *state, double shape)
 {
     double boosted = shape < 1 ? shape + 1 : shape;
@@ -135,7 +135,8 @@ static const char *choice_text(struct json_object *choice)
 static void note_error(agl_load_result *result, struct json_object *object, const char *otherwise)
 {
     const char *message = NULL;
-    agl_json_get_string(&message, agl_json_member(object, "error"), "message", false, "error", NULL);
+    agl_json_get_string(&message, agl_json_member(object, "error"), "message", false, "error",
+                        NULL);
     snprintf(result->error, sizeof result->error, "%s", message != NULL ? message : otherwise);
 }
 
@@ -168,7 +169,8 @@ static void take_event(transfer *t, const char *text, size_t bytes, double at)
     }
     if (agl_json_member(object, "error") != NULL) note_error(result, object, "error event");
     struct json_object *choices = agl_json_member(object, "choices");
-    size_t count = json_object_is_type(choices, json_type_array) ? json_object_array_length(choices) : 0;
+    size_t count = json_object_is_type(choices, json_type_array) ? json_object_array_length(choices)
+                                                                 : 0;
     if (count > 0) {
         if (result->events++ == 0) {
             result->first_event_s = at;
@@ -253,7 +255,8 @@ static void act(load *run, curl_socket_t socket, int mask)
     curl_multi_socket_action(run->multi, socket, mask, &running);
 }
 
-static bool transfer_start(load *run, size_t session, size_t turn, const char *previous, double scheduled)
+static bool transfer_start(load *run, size_t session, size_t turn, const char *previous,
+                           double scheduled)
 {
     const agl_load_options *o = run->options;
     char *body = o->build(o->build_user, session, turn, previous);
@@ -317,8 +320,8 @@ static void session_end(load *run)
     run->active--;
     run->done_sessions++;
     if (run->options->progress != NULL) {
-        run->options->progress(run->options->progress_user, run->done_sessions, run->options->sessions,
-                               now_s(run));
+        run->options->progress(run->options->progress_user, run->done_sessions,
+                               run->options->sessions, now_s(run));
     }
 }
 
@@ -356,7 +359,8 @@ static void transfer_finish(load *run, transfer *t, CURLcode code)
     bool more = result->ok && t->turn + 1 < run->options->turns && !*run->options->interrupted;
     size_t session = t->session, turn = t->turn;
     transfer_free(t);
-    if (!more || !transfer_start(run, session, turn + 1, result->text != NULL ? result->text : "", at)) {
+    if (!more ||
+        !transfer_start(run, session, turn + 1, result->text != NULL ? result->text : "", at)) {
         session_end(run);
     }
 }
@@ -408,7 +412,8 @@ static int wait_ms(const load *run)
     double wait = 0.5;
     if (run->timer_s >= 0) wait = fmin(wait, run->timer_s - now_s(run));
     if (run->next_session < run->options->sessions) {
-        bool room = run->options->max_concurrency == 0 || run->active < run->options->max_concurrency;
+        bool room = run->options->max_concurrency == 0 ||
+                    run->active < run->options->max_concurrency;
         if (room) wait = fmin(wait, run->start_s[run->next_session] - now_s(run));
     }
     return wait <= 0 ? 0 : (int)ceil(wait * 1000);
@@ -417,7 +422,8 @@ static int wait_ms(const load *run)
 static void loop(load *run)
 {
     struct epoll_event events[EVENTS_PER_WAIT];
-    while (run->active > 0 || (run->next_session < run->options->sessions && !*run->options->interrupted)) {
+    while (run->active > 0 ||
+           (run->next_session < run->options->sessions && !*run->options->interrupted)) {
         start_due(run);
         int count = epoll_wait(run->epoll, events, EVENTS_PER_WAIT, wait_ms(run));
         run->wake_s = now_s(run);

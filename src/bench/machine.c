@@ -44,8 +44,9 @@ static double steal_share(void)
 {
     unsigned long long t[8] = {0}, total = 0;
     FILE *file = fopen("/proc/stat", "r");
-    int got = file == NULL ? 0 : fscanf(file, "cpu %llu %llu %llu %llu %llu %llu %llu %llu", &t[0], &t[1], &t[2], &t[3],
-                                        &t[4], &t[5], &t[6], &t[7]);
+    int got = file == NULL ? 0
+                           : fscanf(file, "cpu %llu %llu %llu %llu %llu %llu %llu %llu", &t[0],
+                                    &t[1], &t[2], &t[3], &t[4], &t[5], &t[6], &t[7]);
     if (file != NULL) fclose(file);
     for (int i = 0; i < 8; i++) total += t[i];
     return got == 8 && total > 0 ? (double)t[7] / (double)total : 0;
@@ -85,7 +86,8 @@ agl_machine agl_machine_describe(void)
     if (uname(&name) == 0) {
         /* "6.1.0" of "6.1.0-18-amd64": what follows is the vendor's. */
         name.release[strcspn(name.release, "-")] = '\0';
-        snprintf(machine.system, sizeof machine.system, "%.20s %.40s %.20s", name.sysname, name.release, name.machine);
+        snprintf(machine.system, sizeof machine.system, "%.20s %.40s %.20s", name.sysname,
+                 name.release, name.machine);
     }
     read_driver(&machine);
     long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
@@ -103,8 +105,9 @@ void agl_machine_append_json(agl_buffer *out, const agl_machine *machine)
         agl_buffer_append_text(out, "\",\"driver\":\"");
         agl_buffer_append_json(out, machine->driver, strlen(machine->driver));
     }
-    agl_buffer_append_format(out, "\",\"cpus\":%u,\"memory_bytes\":%llu,\"steal\":%.4f}", machine->cpus,
-                             (unsigned long long)machine->memory_bytes, machine->steal);
+    agl_buffer_append_format(out, "\",\"cpus\":%u,\"memory_bytes\":%llu,\"steal\":%.4f}",
+                             machine->cpus, (unsigned long long)machine->memory_bytes,
+                             machine->steal);
 }
 
 /* ---- rates -------------------------------------------------------------- */
@@ -149,7 +152,8 @@ double agl_machine_read_rate(uint32_t threads, int tries)
     agl_thread_pool *pool;
     if (agl_thread_pool_create(&pool, threads, NULL) != AGL_OK) return 0;
     size_t tasks = 8 * (size_t)agl_thread_pool_size(pool);
-    void *memory = mmap(NULL, READ_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *memory =
+        mmap(NULL, READ_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     double best = 0;
     if (memory != MAP_FAILED) {
         madvise(memory, READ_BYTES, MADV_HUGEPAGE);
@@ -221,7 +225,8 @@ typedef struct {
 static multiply_job multiply_best(void)
 {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f")) return (multiply_job){.run = multiply_avx512, .lanes = 16};
+    if (__builtin_cpu_supports("avx512f"))
+        return (multiply_job){.run = multiply_avx512, .lanes = 16};
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
         return (multiply_job){.run = multiply_avx2, .lanes = 8};
     }

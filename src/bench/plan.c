@@ -14,19 +14,24 @@ enum { IMAGE_WIDTH = 1080, IMAGE_HEIGHT = 2400, IMAGE_TEXT_TOKENS = 1500 };
 
 /* ---- one row --------------------------------------------------------------- */
 
-static agl_status plan_of(agl_plan *out, const agl_engine_options *engine, const agl_hardware *hardware,
-                          const agl_format *format, uint32_t count, agl_error *err)
+static agl_status plan_of(agl_plan *out, const agl_engine_options *engine,
+                          const agl_hardware *hardware, const agl_format *format, uint32_t count,
+                          agl_error *err)
 {
     agl_engine_options options = *engine;
-    agl_plan_options machine = {.gpu = hardware->gpu, .memory_bytes = hardware->memory_bytes, .count = count,
-                                .layer_bits = format->layer_bits, .lm_head_bits = format->lm_head_bits,
-                                .image_width = IMAGE_WIDTH, .image_height = IMAGE_HEIGHT};
+    agl_plan_options machine = {.gpu = hardware->gpu,
+                                .memory_bytes = hardware->memory_bytes,
+                                .count = count,
+                                .layer_bits = format->layer_bits,
+                                .lm_head_bits = format->lm_head_bits,
+                                .image_width = IMAGE_WIDTH,
+                                .image_height = IMAGE_HEIGHT};
     if (format->dtype != NULL) options.dtype = format->dtype;
     return agl_plan_make(out, &options, &machine, err);
 }
 
-static bool would_fit(const agl_engine_options *engine, const agl_hardware *hardware, const agl_format *format,
-                      uint32_t count)
+static bool would_fit(const agl_engine_options *engine, const agl_hardware *hardware,
+                      const agl_format *format, uint32_t count)
 {
     agl_plan plan;
     return plan_of(&plan, engine, hardware, format, count, NULL) == AGL_OK;
@@ -51,16 +56,19 @@ static void suggest(agl_plan_row *row, const agl_engine_options *engine)
 static void refuse(agl_plan_row *row, const agl_engine_options *engine)
 {
     const agl_plan *p = &row->plan;
-    double fixed = (double)(p->weight_bytes + p->activation_bytes + p->vision_bytes + p->encoder_bytes);
+    double fixed =
+        (double)(p->weight_bytes + p->activation_bytes + p->vision_bytes + p->encoder_bytes);
     row->fit = AGL_FIT_NO;
     if (p->kv_room_bytes == 0) {
         snprintf(row->reason, sizeof row->reason,
-                 "weights %.1f GB and scratch %.1f GB%s, but %.0f %% of %.1f GB is %.1f GB", 1e-9 * (double)p->weight_bytes,
-                 1e-9 * (fixed - (double)p->weight_bytes), row->hardware.count > 1 ? " on each device" : "",
-                 100 * (double)p->budget_bytes / (double)p->memory_bytes, 1e-9 * (double)p->memory_bytes,
-                 1e-9 * (double)p->budget_bytes);
+                 "weights %.1f GB and scratch %.1f GB%s, but %.0f %% of %.1f GB is %.1f GB",
+                 1e-9 * (double)p->weight_bytes, 1e-9 * (fixed - (double)p->weight_bytes),
+                 row->hardware.count > 1 ? " on each device" : "",
+                 100 * (double)p->budget_bytes / (double)p->memory_bytes,
+                 1e-9 * (double)p->memory_bytes, 1e-9 * (double)p->budget_bytes);
     } else {
-        snprintf(row->reason, sizeof row->reason, "%.2f GB are left for KV pages, not enough for one window",
+        snprintf(row->reason, sizeof row->reason,
+                 "%.2f GB are left for KV pages, not enough for one window",
                  1e-9 * (double)p->kv_room_bytes);
     }
     suggest(row, engine);
@@ -73,16 +81,19 @@ static void judge(agl_plan_row *row, const agl_engine_options *engine)
     uint64_t room_tokens = p->kv_bytes_per_token > 0 ? p->kv_room_bytes / p->kv_bytes_per_token : 0;
     row->fit = AGL_FIT_TIGHT;
     if (engine->max_model_len == 0 && room_tokens < window) {
-        snprintf(row->reason, sizeof row->reason, "room for %llu tokens: the phone client asks for %u",
+        snprintf(row->reason, sizeof row->reason,
+                 "room for %llu tokens: the phone client asks for %u",
                  (unsigned long long)room_tokens, window);
         suggest(row, engine);
-        if (row->help[0] == '\0') snprintf(row->help, sizeof row->help, "--gpu-memory-utilization 0.95");
+        if (row->help[0] == '\0')
+            snprintf(row->help, sizeof row->help, "--gpu-memory-utilization 0.95");
     } else if (row->batch_max[0] < BATCH_WANTED) {
         snprintf(row->reason, sizeof row->reason, "only %llu requests of %u tokens at once",
                  (unsigned long long)row->batch_max[0], agl_plan_contexts[0]);
         snprintf(row->help, sizeof row->help, "--gpu-memory-utilization 0.95");
     } else if (row->format->products8 && row->hardware.gpu && row->hardware.flops8 <= 0) {
-        snprintf(row->reason, sizeof row->reason, "no FP8 units: stored in 8 bits, multiplied in 16");
+        snprintf(row->reason, sizeof row->reason,
+                 "no FP8 units: stored in 8 bits, multiplied in 16");
     } else {
         row->fit = AGL_FIT_YES;
     }
@@ -93,8 +104,9 @@ static void predict(agl_plan_row *row, const agl_efficiency *efficiency)
     agl_roofline r = agl_roofline_of(&row->plan, &row->hardware, row->format, efficiency);
     row->ttft_ms = 1e3 * agl_roofline_prefill_s(&r, INPUT, 0);
     if (row->plan.image_tokens > 0) {
-        row->image_ttft_ms = 1e3 * (agl_roofline_vision_s(&r, row->plan.image_patches, row->plan.image_tokens) +
-                                    agl_roofline_prefill_s(&r, IMAGE_TEXT_TOKENS + row->plan.image_tokens, 0));
+        row->image_ttft_ms =
+            1e3 * (agl_roofline_vision_s(&r, row->plan.image_patches, row->plan.image_tokens) +
+                   agl_roofline_prefill_s(&r, IMAGE_TEXT_TOKENS + row->plan.image_tokens, 0));
     }
     for (int i = 0; i < AGL_PLAN_BATCHES; i++) {
         if (agl_plan_batches[i] > row->batch_max[0]) break;
@@ -109,8 +121,9 @@ static void predict(agl_plan_row *row, const agl_efficiency *efficiency)
     }
 }
 
-agl_status agl_plan_row_make(agl_plan_row *out, const agl_engine_options *engine, const agl_hardware *hardware,
-                             const agl_format *format, const agl_efficiency *efficiency, agl_error *err)
+agl_status agl_plan_row_make(agl_plan_row *out, const agl_engine_options *engine,
+                             const agl_hardware *hardware, const agl_format *format,
+                             const agl_efficiency *efficiency, agl_error *err)
 {
     agl_error reason = {0};
     *out = (agl_plan_row){.hardware = *hardware, .format = format, .ttft_ms = NAN, .image_ttft_ms = NAN,
@@ -122,7 +135,8 @@ agl_status agl_plan_row_make(agl_plan_row *out, const agl_engine_options *engine
         return AGL_OK;
     }
     if (status != AGL_OK) return agl_fail(err, status, "%s", reason.message);
-    for (int i = 0; i < AGL_PLAN_CONTEXTS; i++) out->batch_max[i] = agl_plan_batch_max(&out->plan, agl_plan_contexts[i]);
+    for (int i = 0; i < AGL_PLAN_CONTEXTS; i++)
+        out->batch_max[i] = agl_plan_batch_max(&out->plan, agl_plan_contexts[i]);
     judge(out, engine);
     out->throughput = 0;
     predict(out, efficiency);
@@ -136,10 +150,12 @@ agl_hardware agl_result_hardware(const agl_result *result)
     agl_hardware hardware;
     if (!result->gpu || agl_hardware_find(&hardware, result->device, NULL) != AGL_OK) {
         hardware = (agl_hardware){.gpu = result->gpu, .basis = "result file"};
-        snprintf(hardware.name, sizeof hardware.name, "%s", result->device[0] != '\0' ? result->device : result->platform);
+        snprintf(hardware.name, sizeof hardware.name, "%s",
+                 result->device[0] != '\0' ? result->device : result->platform);
     }
     hardware.count = result->count > 0 ? result->count : 1;
-    if (result->device_memory_bytes > 0) hardware.memory_bytes = (uint64_t)result->device_memory_bytes;
+    if (result->device_memory_bytes > 0)
+        hardware.memory_bytes = (uint64_t)result->device_memory_bytes;
     if (result->read_rate > 0) hardware.bandwidth = result->read_rate;
     if (result->multiply_rate > 0) hardware.flops = result->multiply_rate;
     return hardware;
@@ -170,7 +186,8 @@ double agl_plan_parameters(const agl_engine_options *engine)
     return status == AGL_OK || status == AGL_ERR_MEMORY ? (double)plan.parameters : NAN;
 }
 
-agl_efficiency agl_efficiency_fit(const agl_result *results, size_t count, bool gpu, double parameters)
+agl_efficiency agl_efficiency_fit(const agl_result *results, size_t count, bool gpu,
+                                  double parameters)
 {
     agl_efficiency fitted = agl_efficiency_default(gpu);
     geometric bandwidth = {0}, prefill = {0}, vision = {0};
@@ -191,21 +208,26 @@ agl_efficiency agl_efficiency_fit(const agl_result *results, size_t count, bool 
     fitted.prefill = geometric_mean(&prefill, fitted.prefill);
     fitted.vision = geometric_mean(&vision, fitted.prefill);
     snprintf(fitted.origin, sizeof fitted.origin, "fitted to %d measured run%s%s", bandwidth.count,
-             bandwidth.count == 1 ? "" : "s", vision.count == 0 ? "; no screenshot among them, vision as prefill" : "");
+             bandwidth.count == 1 ? "" : "s",
+             vision.count == 0 ? "; no screenshot among them, vision as prefill" : "");
     return fitted;
 }
 
-agl_status agl_prediction_make(agl_prediction *out, const agl_engine_options *engine, const agl_result *result,
-                               const agl_result_run *run, const agl_efficiency *efficiency, agl_error *err)
+agl_status agl_prediction_make(agl_prediction *out, const agl_engine_options *engine,
+                               const agl_result *result, const agl_result_run *run,
+                               const agl_efficiency *efficiency, agl_error *err)
 {
     agl_hardware hardware = agl_result_hardware(result);
     const agl_format *format = agl_format_find(run->format);
     *out = (agl_prediction){.ttft_ms = NAN, .itl_ms = NAN, .throughput = NAN, .batch_max = NAN};
-    if (format == NULL || hardware.bandwidth <= 0 || hardware.flops <= 0 || hardware.memory_bytes == 0) return AGL_OK;
+    if (format == NULL || hardware.bandwidth <= 0 || hardware.flops <= 0 ||
+        hardware.memory_bytes == 0)
+        return AGL_OK;
     agl_plan plan;
     agl_status status = plan_of(&plan, engine, &hardware, format, hardware.count, err);
     if (status != AGL_OK && status != AGL_ERR_MEMORY) return status;
-    if (isfinite(result->parameters) && (double)plan.parameters != result->parameters) return AGL_OK;
+    if (isfinite(result->parameters) && (double)plan.parameters != result->parameters)
+        return AGL_OK;
     out->plan = plan;
     uint32_t input = result->input_tokens, output = result->output_tokens;
     if (status != AGL_OK || input == 0 || output == 0) return AGL_OK;
@@ -215,7 +237,8 @@ agl_status agl_prediction_make(agl_prediction *out, const agl_engine_options *en
     out->batch_max = (double)agl_plan_batch_max(&plan, input + output);
     out->throughput = 0;
     for (size_t i = 0; i < run->point_count; i++) {
-        out->throughput = fmax(out->throughput, agl_roofline_throughput(&r, run->points[i].batch, input, output));
+        out->throughput =
+            fmax(out->throughput, agl_roofline_throughput(&r, run->points[i].batch, input, output));
     }
     return AGL_OK;
 }

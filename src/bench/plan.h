@@ -32,8 +32,9 @@ typedef struct {
 } agl_plan_row;
 
 /* One machine and one format. Not fitting is a row, not an error. */
-agl_status agl_plan_row_make(agl_plan_row *out, const agl_engine_options *engine, const agl_hardware *hardware,
-                             const agl_format *format, const agl_efficiency *efficiency, agl_error *err);
+agl_status agl_plan_row_make(agl_plan_row *out, const agl_engine_options *engine,
+                             const agl_hardware *hardware, const agl_format *format,
+                             const agl_efficiency *efficiency, agl_error *err);
 
 /* Machine of a result: of the table if the name is known, with rates as measured. */
 agl_hardware agl_result_hardware(const agl_result *result);
@@ -43,7 +44,8 @@ double agl_plan_parameters(const agl_engine_options *engine);
 
 /* Geometric means over the runs of that model, measured on that kind of machine; defaults where
  * there are none. */
-agl_efficiency agl_efficiency_fit(const agl_result *results, size_t count, bool gpu, double parameters);
+agl_efficiency agl_efficiency_fit(const agl_result *results, size_t count, bool gpu,
+                                  double parameters);
 
 /* What a measured run was predicted to give, for the same prompt and answer lengths. Zero
  * parameters in `plan`: another model was measured, or the machine's rates are not known. */
@@ -54,8 +56,9 @@ typedef struct {
     double batch_max;
 } agl_prediction;
 
-agl_status agl_prediction_make(agl_prediction *out, const agl_engine_options *engine, const agl_result *result,
-                               const agl_result_run *run, const agl_efficiency *efficiency, agl_error *err);
+agl_status agl_prediction_make(agl_prediction *out, const agl_engine_options *engine,
+                               const agl_result *result, const agl_result_run *run,
+                               const agl_efficiency *efficiency, agl_error *err);
 
 typedef struct {
     agl_engine_options engine;

@@ -12,9 +12,17 @@ enum { PROTOCOL_INPUT = 512, PROTOCOL_OUTPUT = 256 };
 
 static agl_report_entry unknown_entry(const agl_format *format)
 {
-    return (agl_report_entry){.format = format, .ttft_ms = NAN, .ttft_sd = NAN, .itl_ms = NAN, .itl_sd = NAN,
-                              .throughput = NAN, .batch_max = NAN, .image_ttft_ms = NAN, .floor_ttft = NAN,
-                              .floor_itl = NAN, .predicted_itl_ms = NAN};
+    return (agl_report_entry){.format = format,
+                              .ttft_ms = NAN,
+                              .ttft_sd = NAN,
+                              .itl_ms = NAN,
+                              .itl_sd = NAN,
+                              .throughput = NAN,
+                              .batch_max = NAN,
+                              .image_ttft_ms = NAN,
+                              .floor_ttft = NAN,
+                              .floor_itl = NAN,
+                              .predicted_itl_ms = NAN};
 }
 
 static agl_report_entry predicted_entry(const agl_plan_row *row)
@@ -31,8 +39,9 @@ static agl_report_entry predicted_entry(const agl_plan_row *row)
 }
 
 /* Numbers of a result file; what it lacks about screenshots and sessions is predicted. */
-static agl_status known_entry(agl_report_entry *out, const agl_report *report, const agl_report_platform *platform,
-                              const agl_engine_options *engine, const agl_result_run *run, agl_error *err)
+static agl_status known_entry(agl_report_entry *out, const agl_report *report,
+                              const agl_report_platform *platform, const agl_engine_options *engine,
+                              const agl_result_run *run, agl_error *err)
 {
     const agl_result *result = platform->result;
     const agl_format *format = agl_format_find(run->format);
@@ -62,8 +71,8 @@ static agl_status known_entry(agl_report_entry *out, const agl_report *report, c
     return AGL_OK;
 }
 
-static agl_status fill_matrix(agl_report *report, agl_report_platform *platform, const agl_engine_options *engine,
-                              agl_error *err)
+static agl_status fill_matrix(agl_report *report, agl_report_platform *platform,
+                              const agl_engine_options *engine, agl_error *err)
 {
     const agl_hardware *h = &platform->hardware;
     for (size_t i = 0; i < AGL_REPORT_FORMATS; i++) {
@@ -74,8 +83,8 @@ static agl_status fill_matrix(agl_report *report, agl_report_platform *platform,
     return AGL_OK;
 }
 
-static agl_status add_result(agl_report *report, const agl_engine_options *engine, const agl_result *result,
-                             agl_error *err)
+static agl_status add_result(agl_report *report, const agl_engine_options *engine,
+                             const agl_result *result, agl_error *err)
 {
     agl_report_platform *platform = &report->platforms[report->platform_count++];
     *platform = (agl_report_platform){.result = result, .hardware = agl_result_hardware(result)};
@@ -85,18 +94,19 @@ static agl_status add_result(agl_report *report, const agl_engine_options *engin
     if (isfinite(result->parameters) && result->parameters != report->parameters) {
         snprintf(other, sizeof other, " (model %.40s)", result->model);
     } else if (result->input_tokens != PROTOCOL_INPUT || result->output_tokens != PROTOCOL_OUTPUT) {
-        snprintf(other, sizeof other, " (%u in, %u out)", result->input_tokens, result->output_tokens);
+        snprintf(other, sizeof other, " (%u in, %u out)", result->input_tokens,
+                 result->output_tokens);
     }
     snprintf(platform->title, sizeof platform->title, "%.60s%s", result->platform, other);
     for (size_t i = 0; i < result->run_count; i++) {
-        AGL_TRY(known_entry(&platform->entries[platform->entry_count++], report, platform, engine, &result->runs[i],
-                            err));
+        AGL_TRY(known_entry(&platform->entries[platform->entry_count++], report, platform, engine,
+                            &result->runs[i], err));
     }
     return AGL_OK;
 }
 
-static agl_status add_prediction(agl_report *report, const agl_engine_options *engine, const agl_hardware *hardware,
-                                 agl_error *err)
+static agl_status add_prediction(agl_report *report, const agl_engine_options *engine,
+                                 const agl_hardware *hardware, agl_error *err)
 {
     agl_report_platform *platform = &report->platforms[report->platform_count++];
     *platform = (agl_report_platform){.source = AGL_SOURCE_PREDICTED, .hardware = *hardware};
@@ -109,25 +119,28 @@ static agl_status add_prediction(agl_report *report, const agl_engine_options *e
     return AGL_OK;
 }
 
-agl_status agl_report_build(agl_report **out, const agl_engine_options *engine, const agl_result *results,
-                            size_t result_count, const agl_hardware *hardware, size_t hardware_count, agl_error *err)
+agl_status agl_report_build(agl_report **out, const agl_engine_options *engine,
+                            const agl_result *results, size_t result_count,
+                            const agl_hardware *hardware, size_t hardware_count, agl_error *err)
 {
     *out = NULL;
     if (result_count + hardware_count > AGL_REPORT_PLATFORMS_MAX) {
-        return agl_fail(err, AGL_ERR_LIMIT, "%zu platforms, at most %d expected", result_count + hardware_count,
-                        AGL_REPORT_PLATFORMS_MAX);
+        return agl_fail(err, AGL_ERR_LIMIT, "%zu platforms, at most %d expected",
+                        result_count + hardware_count, AGL_REPORT_PLATFORMS_MAX);
     }
     agl_report *report = calloc(1, sizeof *report);
     if (report == NULL) return agl_fail(err, AGL_ERR_MEMORY, "no memory for the report");
     report->parameters = agl_plan_parameters(engine);
     for (int gpu = 0; gpu < 2; gpu++) {
-        report->efficiency[gpu] = agl_efficiency_fit(results, result_count, gpu, report->parameters);
+        report->efficiency[gpu] =
+            agl_efficiency_fit(results, result_count, gpu, report->parameters);
     }
     agl_status status = AGL_OK;
     /* Measured ones first, then what others report, then predictions. */
     for (int reported = 0; reported < 2; reported++) {
         for (size_t i = 0; status == AGL_OK && i < result_count; i++) {
-            if ((results[i].reported_by[0] != '\0') == reported) status = add_result(report, engine, &results[i], err);
+            if ((results[i].reported_by[0] != '\0') == reported)
+                status = add_result(report, engine, &results[i], err);
         }
     }
     for (size_t i = 0; status == AGL_OK && i < hardware_count; i++) {
@@ -158,8 +171,8 @@ agl_status agl_report_write(const agl_report_options *o, agl_error *err)
     agl_report *report;
     agl_table *tables = calloc(AGL_REPORT_TABLES, sizeof *tables);
     if (tables == NULL) return agl_fail(err, AGL_ERR_MEMORY, "no memory for the report");
-    agl_status status = agl_report_build(&report, &o->engine, o->results, o->result_count, o->hardware,
-                                         o->hardware_count, err);
+    agl_status status = agl_report_build(&report, &o->engine, o->results, o->result_count,
+                                         o->hardware, o->hardware_count, err);
     if (status == AGL_OK) status = agl_report_tables(tables, report, err);
     const char *const paths[] = {o->html_path, o->markdown_path, o->csv_path};
     for (int i = 0; status == AGL_OK && i < 3; i++) {

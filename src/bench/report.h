@@ -12,7 +12,11 @@
 
 #include "bench/plan.h"
 
-enum { AGL_REPORT_PLATFORMS_MAX = 64, AGL_REPORT_FORMATS = 3, AGL_REPORT_ENTRIES_MAX = AGL_RESULT_RUNS_MAX };
+enum {
+    AGL_REPORT_PLATFORMS_MAX = 64,
+    AGL_REPORT_FORMATS = 3,
+    AGL_REPORT_ENTRIES_MAX = AGL_RESULT_RUNS_MAX
+};
 
 typedef enum { AGL_SOURCE_MEASURED, AGL_SOURCE_REPORTED, AGL_SOURCE_PREDICTED } agl_source;
 
@@ -46,8 +50,9 @@ typedef struct {
 } agl_report;
 
 /* results must outlive the report. */
-agl_status agl_report_build(agl_report **out, const agl_engine_options *engine, const agl_result *results,
-                            size_t result_count, const agl_hardware *hardware, size_t hardware_count, agl_error *err);
+agl_status agl_report_build(agl_report **out, const agl_engine_options *engine,
+                            const agl_result *results, size_t result_count,
+                            const agl_hardware *hardware, size_t hardware_count, agl_error *err);
 
 /* ---- tables --------------------------------------------------------------- */
 
@@ -68,7 +73,8 @@ typedef struct {
 
 /* Support, configurations, performance, scenarios, and every batch size measured. */
 enum { AGL_REPORT_TABLES = 5 };
-agl_status agl_report_tables(agl_table tables[AGL_REPORT_TABLES], const agl_report *report, agl_error *err);
+agl_status agl_report_tables(agl_table tables[AGL_REPORT_TABLES], const agl_report *report,
+                             agl_error *err);
 void agl_report_tables_deinit(agl_table tables[AGL_REPORT_TABLES]);
 
 /* What the numbers themselves say against a reported row; empty: nothing. */
@@ -78,7 +84,8 @@ agl_words agl_source_words(agl_source source);
 
 /* ---- output ----------------------------------------------------------------- */
 
-void agl_report_markdown(agl_buffer *out, const agl_report *report, const agl_table *tables, bool chinese);
+void agl_report_markdown(agl_buffer *out, const agl_report *report, const agl_table *tables,
+                         bool chinese);
 void agl_report_csv(agl_buffer *out, const agl_table *tables, bool chinese);
 void agl_report_html(agl_buffer *out, const agl_report *report, const agl_table *tables);
 

@@ -64,10 +64,12 @@ static int shape_of(const agl_report_entry *e)
 /* kind: a letter of the style sheet. */
 static void put_shape(agl_buffer *out, double x, int shape, const char *kind)
 {
-    static const char *const SHAPES[] = {"<circle r=\"5\"/>", "<rect x=\"-4.5\" y=\"-4.5\" width=\"9\" height=\"9\"/>",
+    static const char *const SHAPES[] = {"<circle r=\"5\"/>",
+                                         "<rect x=\"-4.5\" y=\"-4.5\" width=\"9\" height=\"9\"/>",
                                          "<path d=\"M0-6L6 5H-6Z\"/>"};
-    agl_buffer_append_format(out, "<svg x=\"%.2f%%\" y=\"50%%\" overflow=\"visible\" class=\"%s\">%s</svg>", x, kind,
-                             SHAPES[shape]);
+    agl_buffer_append_format(
+        out, "<svg x=\"%.2f%%\" y=\"50%%\" overflow=\"visible\" class=\"%s\">%s</svg>", x, kind,
+        SHAPES[shape]);
 }
 
 static void put_mark(agl_buffer *out, double x, int shape, agl_source source)
@@ -103,14 +105,16 @@ static void put_row(agl_buffer *out, const agl_report_platform *p, const chart *
     agl_buffer_append_text(out, "\">");
     for (int d = a.first; d <= a.last; d++) {
         double x = place(a, pow(10, d));
-        agl_buffer_append_format(out, "<line x1=\"%.2f%%\" x2=\"%.2f%%\" y1=\"0\" y2=\"100%%\"/>", x, x);
+        agl_buffer_append_format(out, "<line x1=\"%.2f%%\" x2=\"%.2f%%\" y1=\"0\" y2=\"100%%\"/>",
+                                 x, x);
     }
     for (size_t k = 0; k < p->entry_count; k++) {
         const agl_report_entry *e = &p->entries[k];
         double value = c->value(e);
         bool is_predicted = c->value == image && e->image_is_predicted;
         if (isfinite(value) && value > 0) {
-            put_mark(out, place(a, value), shape_of(e), is_predicted ? AGL_SOURCE_PREDICTED : p->source);
+            put_mark(out, place(a, value), shape_of(e),
+                     is_predicted ? AGL_SOURCE_PREDICTED : p->source);
         }
     }
     agl_buffer_append_text(out, "</svg><span class=\"value\">");
@@ -120,11 +124,13 @@ static void put_row(agl_buffer *out, const agl_report_platform *p, const chart *
 
 static void put_axis(agl_buffer *out, axis a)
 {
-    agl_buffer_append_text(out, "<div class=\"row axis\" aria-hidden=\"true\"><span></span><svg class=\"track\">");
+    agl_buffer_append_text(
+        out, "<div class=\"row axis\" aria-hidden=\"true\"><span></span><svg class=\"track\">");
     for (int d = a.first; d <= a.last; d++) {
         /* Every other one stays away from a narrow screen. */
-        agl_buffer_append_format(out, "<text x=\"%.2f%%\" y=\"12\"%s>%g</text>", place(a, pow(10, d)),
-                                 (d - a.first) % 2 == 1 && a.last - a.first > 3 ? " class=\"odd\"" : "", pow(10, d));
+        agl_buffer_append_format(
+            out, "<text x=\"%.2f%%\" y=\"12\"%s>%g</text>", place(a, pow(10, d)),
+            (d - a.first) % 2 == 1 && a.last - a.first > 3 ? " class=\"odd\"" : "", pow(10, d));
     }
     agl_buffer_append_text(out, "</svg><span></span></div>\n");
 }
@@ -134,7 +140,8 @@ static void put_chart(agl_buffer *out, const agl_report *report, const chart *c)
     axis a = axis_of(report, c);
     if (a.last == a.first) return;
     char en[96], zh[96];
-    snprintf(en, sizeof en, "%s, %s; %s is better", c->title_en, c->unit, c->less_is_better ? "left" : "right");
+    snprintf(en, sizeof en, "%s, %s; %s is better", c->title_en, c->unit,
+             c->less_is_better ? "left" : "right");
     snprintf(zh, sizeof zh, "%s，%s；越靠%s越好", c->title_zh, c->unit, c->less_is_better ? "左" : "右");
     agl_buffer_append_text(out, "<figure><figcaption>");
     agl_html_words(out, en, zh);
@@ -173,15 +180,18 @@ typedef struct {
     int lines;
 } plot;
 
-static void put_line(agl_buffer *out, plot *p, const agl_report_platform *platform, const agl_result_run *run)
+static void put_line(agl_buffer *out, plot *p, const agl_report_platform *platform,
+                     const agl_result_run *run)
 {
     if (p->lines == LINES_MAX) return;
     agl_buffer_append_format(out, "<g class=\"line c%d\"><polyline points=\"", p->lines++);
     double last_x = 0, last_y = 0;
     for (int pass = 0; pass < 2; pass++) {
         for (size_t i = 0; i < run->point_count; i++) {
-            double x = LEFT + (WIDTH - LEFT - RIGHT) * log2(run->points[i].batch) / fmax(1, log2(p->batch_max));
-            double y = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * run->points[i].output_throughput / p->rate_max;
+            double x = LEFT + (WIDTH - LEFT - RIGHT) * log2(run->points[i].batch) /
+                                  fmax(1, log2(p->batch_max));
+            double y = HEIGHT - BOTTOM -
+                       (HEIGHT - TOP - BOTTOM) * run->points[i].output_throughput / p->rate_max;
             if (!isfinite(y)) continue;
             if (pass == 0) agl_buffer_append_format(out, "%.1f,%.1f ", x, y);
             else agl_buffer_append_format(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3\"/>", x, y);
@@ -192,8 +202,9 @@ static void put_line(agl_buffer *out, plot *p, const agl_report_platform *platfo
     }
     agl_buffer_append_text(out, "<title>");
     agl_html_text(out, platform->title);
-    agl_buffer_append_format(out, " %s</title><text x=\"%.1f\" y=\"%.1f\" text-anchor=\"end\">%s</text></g>", run->format,
-                             last_x - 2, last_y - 7, run->format);
+    agl_buffer_append_format(
+        out, " %s</title><text x=\"%.1f\" y=\"%.1f\" text-anchor=\"end\">%s</text></g>",
+        run->format, last_x - 2, last_y - 7, run->format);
 }
 
 static bool has_line(const agl_result *result, size_t run)
@@ -209,7 +220,9 @@ static void put_line_names(agl_buffer *out, const agl_report *report)
         for (size_t k = 0; k < AGL_RESULT_RUNS_MAX && line < LINES_MAX; k++) {
             const agl_report_platform *p = &report->platforms[i];
             if (!has_line(p->result, k)) continue;
-            agl_buffer_append_format(out, "<span><svg class=\"sample c%d\"><circle cx=\"10\" cy=\"10\" r=\"4\"/></svg>", line++);
+            agl_buffer_append_format(
+                out, "<span><svg class=\"sample c%d\"><circle cx=\"10\" cy=\"10\" r=\"4\"/></svg>",
+                line++);
             agl_html_text(out, p->title);
             agl_buffer_append_format(out, ", %s</span> ", p->result->runs[k].format);
         }
@@ -236,7 +249,8 @@ static plot plot_of(const agl_report *report)
         for (size_t k = 0; r != NULL && k < r->run_count; k++) {
             for (size_t n = 0; n < r->runs[k].point_count; n++) {
                 p.batch_max = fmax(p.batch_max, r->runs[k].points[n].batch);
-                if (r->runs[k].point_count > 1) p.rate_max = fmax(p.rate_max, r->runs[k].points[n].output_throughput);
+                if (r->runs[k].point_count > 1)
+                    p.rate_max = fmax(p.rate_max, r->runs[k].points[n].output_throughput);
             }
         }
     }
@@ -250,16 +264,22 @@ static void put_plot(agl_buffer *out, const agl_report *report)
     p.rate_max = round_up(1.02 * p.rate_max);
     agl_buffer_append_text(out, "<figure><figcaption>");
     agl_html_words(out, "Measured output tokens/s over requests at once", "实测：输出词元/s 与并发请求数");
-    agl_buffer_append_format(out, "</figcaption>\n<svg class=\"plot\" viewBox=\"0 0 %d %d\" role=\"img\">", WIDTH, HEIGHT);
+    agl_buffer_append_format(
+        out, "</figcaption>\n<svg class=\"plot\" viewBox=\"0 0 %d %d\" role=\"img\">", WIDTH,
+        HEIGHT);
     for (int i = 0; i <= 4; i++) {
         double y = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * i / 4.0;
-        agl_buffer_append_format(out, "<line x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/><text x=\"%d\" y=\"%.1f\" "
-                                 "text-anchor=\"end\">%.3g</text>", LEFT, WIDTH - RIGHT, y, y, LEFT - 6, y + 4,
-                                 p.rate_max * i / 4);
+        agl_buffer_append_format(
+            out,
+            "<line x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/><text x=\"%d\" y=\"%.1f\" "
+            "text-anchor=\"end\">%.3g</text>",
+            LEFT, WIDTH - RIGHT, y, y, LEFT - 6, y + 4, p.rate_max * i / 4);
     }
     for (double batch = 1; batch <= p.batch_max; batch *= 2) {
         double x = LEFT + (WIDTH - LEFT - RIGHT) * log2(batch) / log2(p.batch_max);
-        agl_buffer_append_format(out, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%.0f</text>", x, HEIGHT - 8, batch);
+        agl_buffer_append_format(out,
+                                 "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%.0f</text>", x,
+                                 HEIGHT - 8, batch);
     }
     for (size_t i = 0; i < report->platform_count; i++) {
         const agl_result *r = report->platforms[i].result;

@@ -84,7 +84,8 @@ static agl_words *add_row(agl_table *table, agl_source source)
     return table->rows[table->row_count++];
 }
 
-static void set_head(agl_table *table, agl_words title, agl_words note, const agl_words *head, size_t columns)
+static void set_head(agl_table *table, agl_words title, agl_words note, const agl_words *head,
+                     size_t columns)
 {
     table->title = title;
     table->note = note;
@@ -108,7 +109,8 @@ static agl_words verdict(const agl_plan_row *row)
         return out;
     }
     const char *helps = row->help[0] != '\0' ? row->help : "";
-    snprintf(out.en, sizeof out.en, "%s %.120s%s%.60s%s", mark, words.en, *helps != '\0' ? "; " : "", helps, built);
+    snprintf(out.en, sizeof out.en, "%s %.120s%s%.60s%s", mark, words.en,
+             *helps != '\0' ? "; " : "", helps, built);
     snprintf(out.zh, sizeof out.zh, "%s %s%s%.60s%s", mark,
              row->fit == AGL_FIT_NO ? "显存/内存不足"
              : row->plan.kv_room_bytes > 0 && row->batch_max[3] == 0 ? "放不下 25,480 词元的上下文"
@@ -119,9 +121,11 @@ static agl_words verdict(const agl_plan_row *row)
 
 static void support(agl_table *table, const agl_report *report)
 {
-    const agl_words head[] = {pair("Platform", "平台"), pair("Source", "来源"), same("FP16/BF16"), same("FP8"), same("INT4")};
+    const agl_words head[] = {pair("Platform", "平台"), pair("Source", "来源"), same("FP16/BF16"),
+                              same("FP8"), same("INT4")};
     set_head(table, pair("Support matrix", "支持矩阵"),
-             pair("Fits within 90 % of the memory? ✅ yes, ⚠️ with a limit, ❌ no; with weights on each device and "
+             pair("Fits within 90 % of the memory? ✅ yes, ⚠️ with a limit, ❌ no;"
+                  " with weights on each device and "
                   "requests of 768 tokens at once. ¹ Predicted: this build does not run it yet.",
                   "是否放得进 90 % 的显存/内存：✅ 可以，⚠️ 有限制，❌ 不行；并列出每卡权重与 768 词元请求的并发数。¹ 预测：当前构建尚不支持。"),
              head, AGL_COUNT(head));
@@ -137,11 +141,16 @@ static void support(agl_table *table, const agl_report *report)
 
 static void configurations(agl_table *table, const agl_report *report)
 {
-    const agl_words head[] = {pair("Platform", "平台"), pair("Device", "设备"), pair("Memory of each", "单卡显存/内存"),
-                              pair("Bandwidth", "带宽"), pair("Products", "算力"), pair("Host", "主机"),
+    const agl_words head[] = {pair("Platform", "平台"),
+                              pair("Device", "设备"),
+                              pair("Memory of each", "单卡显存/内存"),
+                              pair("Bandwidth", "带宽"),
+                              pair("Products", "算力"),
+                              pair("Host", "主机"),
                               pair("Where from", "依据")};
     set_head(table, pair("Platform configurations", "平台配置"),
-             pair("Bandwidth and products are attainable rates: measured where the machine was at hand, otherwise from "
+             pair("Bandwidth and products are attainable rates: measured where the machine was at "
+                  "hand, otherwise from "
                   "datasheets, less what programs are known to reach.",
                   "带宽与算力为可达值：有机器时为实测，否则由规格表折算。"),
              head, AGL_COUNT(head));
@@ -154,15 +163,19 @@ static void configurations(agl_table *table, const agl_report *report)
         row[0] = same("%s", p->title);
         row[1] = h->count > 1 ? same("%u × %s", h->count, h->name) : same("%s", h->name);
         row[2] = h->memory_bytes > 0 ? same("%.1f GB", 1e-9 * (double)h->memory_bytes) : same("–");
-        row[3] = h->bandwidth > 0 ? same(h->bandwidth < 1e11 ? "%.1f GB/s" : "%.0f GB/s", 1e-9 * h->bandwidth) : same("–");
+        row[3] = h->bandwidth > 0
+                     ? same(h->bandwidth < 1e11 ? "%.1f GB/s" : "%.0f GB/s", 1e-9 * h->bandwidth)
+                     : same("–");
         row[4] = h->flops > 0 ? same("%.3g TFLOP/s", 1e-12 * h->flops) : same("–");
         row[5] = r != NULL && r->machine.cpu[0] != '\0'
                      ? same("%.90s, %u CPUs, %.0f GB, %.60s%s%s", r->machine.cpu, r->machine.cpus,
                             1e-9 * (double)r->machine.memory_bytes, r->machine.system,
                             r->machine.driver[0] != '\0' ? ", NVIDIA " : "", r->machine.driver)
                      : same("–");
-        row[6] = p->source == AGL_SOURCE_MEASURED ? same("%s, %.20s%s", r->program, r->created, r->dummy ? ", random weights" : "")
-               : p->source == AGL_SOURCE_REPORTED ? same("%s", r->reported_by) : pair("datasheet", "规格表");
+        row[6] = p->source == AGL_SOURCE_MEASURED   ? same("%s, %.20s%s", r->program, r->created,
+                                                         r->dummy ? ", random weights" : "")
+                 : p->source == AGL_SOURCE_REPORTED ? same("%s", r->reported_by)
+                                                    : pair("datasheet", "规格表");
         if (p->source == AGL_SOURCE_MEASURED && r->dummy) {
             snprintf(row[6].zh, sizeof row[6].zh, "%s，%.20s，随机权重", r->program, r->created);
         }
@@ -172,13 +185,18 @@ static void configurations(agl_table *table, const agl_report *report)
 static void performance(agl_table *table, const agl_report *report)
 {
     const agl_words head[] = {
-        pair("Platform", "平台"), pair("Format", "精度"), pair("Source", "来源"), pair("First token, ms", "首词元 (ms)"),
-        pair("Token gap, ms", "词元间隔 (ms)"), pair("Best tokens/s", "最大吞吐 (词元/s)"), pair("Largest batch", "最大并发"),
-        pair("Screenshot, s", "截图首词元 (s)"), pair("Of the limit", "达到极限的"), pair("Gap predicted, ms", "预测间隔 (ms)")};
+        pair("Platform", "平台"), pair("Format", "精度"), pair("Source", "来源"),
+        pair("First token, ms", "首词元 (ms)"), pair("Token gap, ms", "词元间隔 (ms)"),
+        pair("Best tokens/s", "最大吞吐 (词元/s)"), pair("Largest batch", "最大并发"),
+        pair("Screenshot, s", "截图首词元 (s)"), pair("Of the limit", "达到极限的"),
+        pair("Gap predicted, ms", "预测间隔 (ms)")};
     set_head(table, pair("Performance comparison", "性能对比"),
-             pair("512 tokens in, 256 out; first token and token gap of one request, mean ± sd. Screenshot: 1080×2400 and "
-                  "1,500 tokens of text; * predicted. Of the limit: roofline ÷ measured, first token / gap.",
-                  "输入 512、输出 256 词元；首词元与词元间隔为单请求均值 ± 标准差。截图：1080×2400 加 1,500 词元文本；* 为预测。极限：屋顶线 ÷ 实测（首词元/间隔）。"),
+             pair("512 tokens in, 256 out; first token and token gap of one request, mean ± sd. "
+                  "Screenshot: 1080×2400 and "
+                  "1,500 tokens of text; * predicted. Of the limit: roofline ÷ measured, first "
+                  "token / gap.",
+                  "输入 512、输出 256 词元；首词元与词元间隔为单请求均值 ± 标准差。截图：1080×2400 加 1,500 词元文本；* 为预测。极限：屋顶线 ÷ "
+                  "实测（首词元/间隔）。"),
              head, AGL_COUNT(head));
     for (size_t i = 0; i < report->platform_count; i++) {
         const agl_report_platform *p = &report->platforms[i];
@@ -195,8 +213,11 @@ static void performance(agl_table *table, const agl_report *report)
             row[6] = whole(e->batch_max);
             char image[32];
             digits(image, sizeof image, e->image_ttft_ms / 1000);
-            row[7] = same("%s%s", image, e->image_is_predicted && isfinite(e->image_ttft_ms) ? " *" : "");
-            row[8] = isfinite(e->floor_itl) ? same("%s / %s", share(e->floor_ttft).en, share(e->floor_itl).en) : same("–");
+            row[7] = same("%s%s", image,
+                          e->image_is_predicted && isfinite(e->image_ttft_ms) ? " *" : "");
+            row[8] = isfinite(e->floor_itl)
+                         ? same("%s / %s", share(e->floor_ttft).en, share(e->floor_itl).en)
+                         : same("–");
             row[9] = amount(e->predicted_itl_ms);
         }
     }
@@ -205,10 +226,12 @@ static void performance(agl_table *table, const agl_report *report)
 static void batches(agl_table *table, const agl_report *report)
 {
     const agl_words head[] = {pair("Platform", "平台"), pair("Format", "精度"), pair("Batch", "并发"),
-                              pair("First token, ms", "首词元 (ms)"), pair("Token gap, ms", "词元间隔 (ms)"),
+                              pair("First token, "
+                                   "ms", "首词元 (ms)"), pair("Token gap, ms", "词元间隔 (ms)"),
                               pair("Output tokens/s", "输出词元/s"), pair("Of the limit", "达到极限的")};
     set_head(table, pair("Measured batch sizes", "各并发实测"),
-             pair("All requests of a batch are sent at once; mean ± sd over requests and repetitions.",
+             pair("All requests of a batch are sent at once; mean ± sd over requests and "
+                  "repetitions.",
                   "同一批请求同时发出；均值 ± 标准差取自所有请求与重复。"),
              head, AGL_COUNT(head));
     for (size_t i = 0; i < report->platform_count; i++) {
@@ -226,7 +249,8 @@ static void batches(agl_table *table, const agl_report *report)
                 row[3] = spread(point->ttft.mean, point->ttft.deviation);
                 row[4] = spread(point->itl.mean, point->itl.deviation);
                 row[5] = amount(point->output_throughput);
-                double ttft = point->floor_ttft_ms / point->ttft.mean, itl = point->floor_itl_ms / point->itl.mean;
+                double ttft = point->floor_ttft_ms / point->ttft.mean,
+                       itl = point->floor_itl_ms / point->itl.mean;
                 row[6] = isfinite(itl) ? same("%s / %s", share(ttft).en, share(itl).en) : same("–");
             }
         }
@@ -243,7 +267,7 @@ static double turn_s(const agl_report_entry *e)
     return (e->image_ttft_ms + ANSWER_TOKENS * e->itl_ms) / 1000;
 }
 
-/* The fewest bits are not always best: the shortest step, and among equals (5 %) the widest format. */
+/* The fewest bits are not always best: the shortest step, of equals (5 %) the widest format. */
 static const agl_report_entry *best_entry(const agl_report_platform *p)
 {
     const agl_report_entry *best = NULL;
@@ -257,7 +281,8 @@ static const agl_report_entry *best_entry(const agl_report_platform *p)
 static agl_words scenario_of(const agl_report_entry *e)
 {
     double turn = turn_s(e);
-    if (turn <= 3 && e->sessions >= 8) return pair("several phones at once, interactive", "多台手机同时实时操作");
+    if (turn <= 3 && e->sessions >= 8)
+        return pair("several phones at once, interactive", "多台手机同时实时操作");
     if (turn <= 8) return pair("one or two phones, interactive", "一两台手机实时操作");
     if (turn <= 60) return pair("unattended jobs: overnight tests, labelling", "无人值守任务：夜间测试、批量标注");
     return pair("development, functional tests, short text requests", "开发调试、功能验证、短文本请求");
@@ -265,13 +290,18 @@ static agl_words scenario_of(const agl_report_entry *e)
 
 static void scenarios(agl_table *table, const agl_report *report)
 {
-    const agl_words head[] = {pair("Platform", "平台"), pair("Recommended for", "推荐场景"), pair("Format", "精度"),
-                              pair("One phone step, s", "单步耗时 (s)"), pair("Phones at once", "同时会话数"),
+    const agl_words head[] = {pair("Platform", "平台"),
+                              pair("Recommended for", "推荐场景"),
+                              pair("Format", "精度"),
+                              pair("One phone step, s", "单步耗时 (s)"),
+                              pair("Phones at once", "同时会话数"),
                               pair("Source", "来源")};
     set_head(table, pair("Recommended scenario per platform", "各平台推荐场景"),
-             pair("A phone step: screenshot and 1,500 tokens of text in, 100 tokens out, nothing cached. Several phones: "
+             pair("A phone step: screenshot and 1,500 tokens of text in, 100 tokens out, nothing "
+                  "cached. Several phones: "
                   "≤ 3 s and 8 sessions of 6,000 tokens; interactive: ≤ 8 s; unattended: ≤ 60 s.",
-                  "单步：输入一张截图加 1,500 词元文本，输出 100 词元，无缓存。多台：≤ 3 s 且容纳 8 个 6,000 词元会话；实时：≤ 8 s；无人值守：≤ 60 s。"),
+                  "单步：输入一张截图加 1,500 词元文本，输出 100 词元，无缓存。多台：≤ 3 s 且容纳 8 个 6,000 词元会话；实时：≤ 8 "
+                  "s；无人值守：≤ 60 s。"),
              head, AGL_COUNT(head));
     for (size_t i = 0; i < report->platform_count; i++) {
         const agl_report_platform *p = &report->platforms[i];
@@ -279,7 +309,8 @@ static void scenarios(agl_table *table, const agl_report *report)
         agl_words *row = add_row(table, p->source);
         if (row == NULL) return;
         row[0] = same("%s", p->title);
-        row[1] = e != NULL ? scenario_of(e) : pair("not enough is known, or it does not fit", "数据不足，或放不下");
+        row[1] = e != NULL ? scenario_of(e)
+                           : pair("not enough is known, or it does not fit", "数据不足，或放不下");
         row[2] = e != NULL ? same("%s", e->format->title) : same("–");
         row[3] = e != NULL ? amount(turn_s(e)) : same("–");
         row[4] = e != NULL ? same("%llu", (unsigned long long)e->sessions) : same("–");
@@ -294,22 +325,29 @@ agl_words agl_report_remark(const agl_report_platform *p)
     const agl_report_entry *e = &p->entries[0];
     double streams = e->batch_max * 1000 / e->itl_ms;
     if (!isfinite(streams) || !isfinite(e->throughput)) return out;
-    snprintf(out.en, sizeof out.en, "%.0f streams at %.3g ms a token would give %.0f tokens/s; %.0f are reported. For this "
-             "hardware %.1f ms a token are predicted.", e->batch_max, e->itl_ms, streams, e->throughput, e->predicted_itl_ms);
-    snprintf(out.zh, sizeof out.zh, "%.0f 路、每词元 %.3g ms 应得 %.0f 词元/s，而报告为 %.0f。该硬件的预测值约为每词元 %.1f ms。",
-             e->batch_max, e->itl_ms, streams, e->throughput, e->predicted_itl_ms);
+    snprintf(
+        out.en, sizeof out.en,
+        "%.0f streams at %.3g ms a token would give %.0f tokens/s; %.0f are reported. For this "
+        "hardware %.1f ms a token are predicted.",
+        e->batch_max, e->itl_ms, streams, e->throughput, e->predicted_itl_ms);
+    snprintf(
+        out.zh, sizeof out.zh,
+        "%.0f 路、每词元 %.3g ms 应得 %.0f 词元/s，而报告为 %.0f。该硬件的预测值约为每词元 %.1f ms。",
+        e->batch_max, e->itl_ms, streams, e->throughput, e->predicted_itl_ms);
     return out;
 }
 
 /* ---- all ---------------------------------------------------------------------- */
 
-agl_status agl_report_tables(agl_table tables[AGL_REPORT_TABLES], const agl_report *report, agl_error *err)
+agl_status agl_report_tables(agl_table tables[AGL_REPORT_TABLES], const agl_report *report,
+                             agl_error *err)
 {
     static void (*const FILL[AGL_REPORT_TABLES])(agl_table *, const agl_report *) = {
         support, configurations, performance, scenarios, batches};
     for (int i = 0; i < AGL_REPORT_TABLES; i++) {
         tables[i].rows = calloc(AGL_TABLE_ROWS_MAX, sizeof *tables[i].rows);
-        if (tables[i].rows == NULL) return agl_fail(err, AGL_ERR_MEMORY, "no memory for the tables");
+        if (tables[i].rows == NULL)
+            return agl_fail(err, AGL_ERR_MEMORY, "no memory for the tables");
         FILL[i](&tables[i], report);
     }
     return AGL_OK;

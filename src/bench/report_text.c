@@ -23,7 +23,8 @@ static void put_cell(agl_buffer *out, const char *text)
 
 static void put_table(agl_buffer *out, const agl_table *table, bool chinese)
 {
-    agl_buffer_append_format(out, "\n## %s\n\n%s\n\n|", in(&table->title, chinese), in(&table->note, chinese));
+    agl_buffer_append_format(out, "\n## %s\n\n%s\n\n|", in(&table->title, chinese),
+                             in(&table->note, chinese));
     for (size_t c = 0; c < table->columns; c++) put_cell(out, in(&table->head[c], chinese));
     agl_buffer_append_text(out, "\n|");
     for (size_t c = 0; c < table->columns; c++) agl_buffer_append_text(out, " --- |");
@@ -34,21 +35,27 @@ static void put_table(agl_buffer *out, const agl_table *table, bool chinese)
     agl_buffer_append_char(out, '\n');
 }
 
-void agl_report_markdown(agl_buffer *out, const agl_report *report, const agl_table *tables, bool chinese)
+void agl_report_markdown(agl_buffer *out, const agl_report *report, const agl_table *tables,
+                         bool chinese)
 {
-    agl_buffer_append_format(out, "# %s\n", chinese ? "AutoGLM-Phone-9B 硬件平台对比" : "AutoGLM-Phone-9B on hardware platforms");
+    agl_buffer_append_format(out, "# %s\n",
+                             chinese ? "AutoGLM-Phone-9B 硬件平台对比"
+                                     : "AutoGLM-Phone-9B on hardware platforms");
     for (int gpu = 1; gpu >= 0; gpu--) {
         const agl_efficiency *e = &report->efficiency[gpu];
-        agl_buffer_append_format(out, chinese ? "\n%s 预测的效率：内存 %.0f %%，提示 %.0f %%，视觉 %.0f %%（%s）。\n"
-                                              : "\nEfficiencies behind %s predictions: memory %.0f %%, prompts %.0f %%, "
-                                                "vision %.0f %% (%s).\n",
-                                 gpu ? "GPU" : "CPU", 100 * e->bandwidth, 100 * e->prefill, 100 * e->vision, e->origin);
+        agl_buffer_append_format(
+            out,
+            chinese ? "\n%s 预测的效率：内存 %.0f %%，提示 %.0f %%，视觉 %.0f %%（%s）。\n"
+                    : "\nEfficiencies behind %s predictions: memory %.0f %%, prompts %.0f %%, "
+                      "vision %.0f %% (%s).\n",
+            gpu ? "GPU" : "CPU", 100 * e->bandwidth, 100 * e->prefill, 100 * e->vision, e->origin);
     }
     for (int i = 0; i < AGL_REPORT_TABLES; i++) put_table(out, &tables[i], chinese);
     for (size_t i = 0; i < report->platform_count; i++) {
         agl_words remark = agl_report_remark(&report->platforms[i]);
         if (remark.en[0] == '\0') continue;
-        agl_buffer_append_format(out, "\n%s: %s\n", report->platforms[i].title, in(&remark, chinese));
+        agl_buffer_append_format(out, "\n%s: %s\n", report->platforms[i].title,
+                                 in(&remark, chinese));
     }
 }
 

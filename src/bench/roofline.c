@@ -22,8 +22,10 @@ const agl_format *agl_format_at(size_t index)
 
 const agl_format *agl_format_find(const char *key)
 {
-    static const struct { const char *name, *key; } ALSO[] = {
-        {"bfloat16", "bf16"}, {"half", "fp16"}, {"float16", "fp16"}, {"float32", "f32"}, {"fp32", "f32"},
+    static const struct { const char *name, *key;
+    } ALSO[] = {
+        {"bfloat16", "bf16"}, {"half", "fp16"}, {"float16", "fp16"},
+        {"float32", "f32"},   {"fp32", "f32"},
     };
     for (size_t i = 0; i < AGL_COUNT(ALSO); i++) {
         if (strcasecmp(ALSO[i].name, key) == 0) key = ALSO[i].key;
@@ -46,12 +48,15 @@ agl_efficiency agl_efficiency_default(bool gpu)
         return (agl_efficiency){.bandwidth = 0.85, .prefill = 0.625, .vision = 0.667,
                                 .origin = "targets of the GPU backend, not measured"};
     }
-    return (agl_efficiency){.bandwidth = 0.80, .prefill = 0.65, .vision = 0.55,
-                            .origin = "single kernels on one 2-core AVX-512 machine; vision is a guess below them"};
+    return (agl_efficiency){
+        .bandwidth = 0.80,
+        .prefill = 0.65,
+        .vision = 0.55,
+        .origin = "single kernels on one 2-core AVX-512 machine; vision is a guess below them"};
 }
 
-agl_roofline agl_roofline_of(const agl_plan *plan, const agl_hardware *hardware, const agl_format *format,
-                             const agl_efficiency *efficiency)
+agl_roofline agl_roofline_of(const agl_plan *plan, const agl_hardware *hardware,
+                             const agl_format *format, const agl_efficiency *efficiency)
 {
     bool is_8bit = format != NULL && format->products8 && hardware->flops8 > 0;
     return (agl_roofline){.plan = *plan, .hardware = *hardware, .efficiency = *efficiency,
@@ -83,8 +88,10 @@ double agl_roofline_prefill_s(const agl_roofline *r, double tokens, double cache
 {
     const agl_plan *p = &r->plan;
     double count = r->hardware.count, efficiency = r->efficiency.prefill;
-    double weights_s = (double)p->decode_weight_bytes / count / (r->hardware.bandwidth * r->efficiency.bandwidth);
-    double products_s = (tokens * p->token_flops + p->lm_head_flops) / count / (r->linear_rate * efficiency);
+    double weights_s = (double)p->decode_weight_bytes / count /
+                       (r->hardware.bandwidth * r->efficiency.bandwidth);
+    double products_s = (tokens * p->token_flops + p->lm_head_flops) / count /
+                        (r->linear_rate * efficiency);
     double pairs = tokens * cached + tokens * (tokens + 1) / 2;
     double attention_s = p->attention_flops * pairs / count / (r->hardware.flops * efficiency);
     return fmax(weights_s, products_s) + attention_s + reduce_s(r, tokens);
@@ -94,7 +101,8 @@ double agl_roofline_prefill_s(const agl_roofline *r, double tokens, double cache
 double agl_roofline_vision_s(const agl_roofline *r, double patches, double tokens)
 {
     const agl_plan *p = &r->plan;
-    double flops = patches * p->patch_flops + patches * patches * p->patch_pair_flops + tokens * p->cell_flops;
+    double flops = patches * p->patch_flops + patches * patches * p->patch_pair_flops +
+                   tokens * p->cell_flops;
     return flops / (r->hardware.flops * r->efficiency.vision);
 }
 

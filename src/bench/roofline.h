@@ -4,7 +4,7 @@
  * rate, every product at the units' rate, whichever takes longer.
  *
  *     step(B, c)    = max(W / bw, B * linear / F) + B * c * kv / bw + all-reduce
- *     prefill(T, c) = max(W / bw, (T * linear + lm_head) / F) + attention * (T c + T (T + 1) / 2) / F
+ *     prefill(T, c) = max(W / bw, (T * linear + lm_head) / F) + attn * (T c + T (T + 1) / 2) / F
  *     vision(N)     = (N * patch + N^2 * pair + cells * cell) / F
  *
  * With all efficiencies 1 these are floors; with fitted ones, predictions. */
@@ -44,14 +44,14 @@ typedef struct {
     double linear_rate;         /* FLOP/s of linear layers                                   */
 } agl_roofline;
 
-agl_roofline agl_roofline_of(const agl_plan *plan, const agl_hardware *hardware, const agl_format *format,
-                             const agl_efficiency *efficiency);
+agl_roofline agl_roofline_of(const agl_plan *plan, const agl_hardware *hardware,
+                             const agl_format *format, const agl_efficiency *efficiency);
 
 double agl_roofline_step_s(const agl_roofline *r, double batch, double context);
 double agl_roofline_prefill_s(const agl_roofline *r, double tokens, double cached);
 double agl_roofline_vision_s(const agl_roofline *r, double patches, double tokens);
 
-/* Output tokens a second with `batch` requests always under way, each `input` in and `output` out. */
+/* Output tokens a second, `batch` requests always under way, each `input` in and `output` out. */
 double agl_roofline_throughput(const agl_roofline *r, double batch, double input, double output);
 
 /* Sequences of `context` tokens that the memory beside the weights holds. */

@@ -22,7 +22,8 @@ static void fill(canvas *c, uint32_t x, uint32_t y, uint32_t width, uint32_t hei
     for (uint32_t row = y; row < y + height && row < c->height; row++) {
         for (uint32_t column = x; column < x + width && column < c->width; column++) {
             uint8_t *p = c->pixels + ((size_t)row * c->width + column) * 4;
-            p[0] = (uint8_t)(rgb >> 16), p[1] = (uint8_t)(rgb >> 8), p[2] = (uint8_t)rgb, p[3] = 255;
+            p[0] = (uint8_t)(rgb >> 16), p[1] = (uint8_t)(rgb >> 8), p[2] = (uint8_t)rgb,
+            p[3] = 255;
         }
     }
 }
@@ -72,7 +73,8 @@ static void compose(canvas *c)
     while (y + 4 * unit < c->height) {
         gradient(c, unit, y, 2 * unit);
         label(c, 5 * unit, y, unit, 3 + agl_random_below(&c->state, 12), ink);
-        label(c, 5 * unit, y + unit + unit / 3, unit * 3 / 4, 5 + agl_random_below(&c->state, 15), 0x8a8a8e);
+        label(c, 5 * unit, y + unit + unit / 3, unit * 3 / 4, 5 + agl_random_below(&c->state, 15),
+              0x8a8a8e);
         fill(c, 0, y + 3 * unit, c->width, 1, 0xc6c6c8);
         y += 3 * unit + unit / 2;
     }
@@ -100,7 +102,8 @@ static void filter_rows(unsigned char *out, const canvas *c)
     for (uint32_t y = 0; y < c->height; y++) {
         const uint8_t *row = c->pixels + y * row_bytes;
         *out++ = 2;
-        for (size_t i = 0; i < row_bytes; i++) *out++ = (unsigned char)(row[i] - (y > 0 ? row[i - row_bytes] : 0));
+        for (size_t i = 0; i < row_bytes; i++)
+            *out++ = (unsigned char)(row[i] - (y > 0 ? row[i - row_bytes] : 0));
     }
 }
 
@@ -111,7 +114,10 @@ agl_status agl_screen_draw(unsigned char **png, size_t *bytes, uint32_t width, u
     *png = NULL;
     *bytes = 0;
     size_t raw_bytes = ((size_t)width * 4 + 1) * height;
-    canvas c = {.width = width, .height = height, .state = seed, .pixels = malloc((size_t)width * height * 4)};
+    canvas c = {.width = width,
+                .height = height,
+                .state = seed,
+                .pixels = malloc((size_t)width * height * 4)};
     struct libdeflate_compressor *deflater = libdeflate_alloc_compressor(1);
     unsigned char *raw = malloc(raw_bytes), *out = NULL;
     size_t bound = deflater != NULL ? libdeflate_zlib_compress_bound(deflater, raw_bytes) : 0;
@@ -123,9 +129,11 @@ agl_status agl_screen_draw(unsigned char **png, size_t *bytes, uint32_t width, u
         unsigned char *chunk = out + sizeof SIGNATURE;
         put_u32(chunk + 8, width);
         put_u32(chunk + 12, height);
-        memcpy(chunk + 16, "\x08\x06\x00\x00\x00", 5); /* 8 bits, RGBA, deflate, filters, not interlaced */
+        memcpy(chunk + 16, "\x08\x06\x00\x00\x00",
+               5); /* 8 bits, RGBA, deflate, filters, not interlaced */
         chunk = close_chunk(chunk, "IHDR", 13);
-        chunk = close_chunk(chunk, "IDAT", libdeflate_zlib_compress(deflater, raw, raw_bytes, chunk + 8, bound));
+        chunk = close_chunk(chunk, "IDAT",
+                            libdeflate_zlib_compress(deflater, raw, raw_bytes, chunk + 8, bound));
         chunk = close_chunk(chunk, "IEND", 0);
         *bytes = (size_t)(chunk - out);
         *png = out;
@@ -133,6 +141,7 @@ agl_status agl_screen_draw(unsigned char **png, size_t *bytes, uint32_t width, u
     libdeflate_free_compressor(deflater);
     free(c.pixels);
     free(raw);
-    if (out == NULL) return agl_fail(err, AGL_ERR_MEMORY, "no memory for a %ux%u screen", width, height);
+    if (out == NULL)
+        return agl_fail(err, AGL_ERR_MEMORY, "no memory for a %ux%u screen", width, height);
     return AGL_OK;
 }

@@ -110,17 +110,21 @@ static agl_status measure(run_result *run, const agl_bench_serve_options *o,
         const agl_load_result *r = &results[i];
         if (texts != NULL) texts[i] = (agl_digest_part){r->text, r->text_bytes};
         if (!r->ok) {
-            if (run->first_error[0] == '\0') snprintf(run->first_error, sizeof run->first_error, "%s", r->error);
+            if (run->first_error[0] == '\0')
+                snprintf(run->first_error, sizeof run->first_error, "%s", r->error);
             continue;
         }
-        double ttft = 1e3 * (r->first_event_s - r->sent_s), e2el = 1e3 * (r->last_event_s - r->sent_s);
+        double ttft = 1e3 * (r->first_event_s - r->sent_s),
+               e2el = 1e3 * (r->last_event_s - r->sent_s);
         double tpot = r->output_tokens > 1 ? (e2el - ttft) / (r->output_tokens - 1) : 0;
         samples[TTFT][used[TTFT]++] = ttft;
         samples[E2EL][used[E2EL]++] = e2el;
-        if (r->first_text_s > 0) samples[TTFT_TEXT][used[TTFT_TEXT]++] = 1e3 * (r->first_text_s - r->sent_s);
+        if (r->first_text_s > 0)
+            samples[TTFT_TEXT][used[TTFT_TEXT]++] = 1e3 * (r->first_text_s - r->sent_s);
         if (r->output_tokens > 1) samples[TPOT][used[TPOT]++] = tpot;
         if (r->output_tokens > 0) samples[TPOT_ALL][used[TPOT_ALL]++] = e2el / r->output_tokens;
-        for (uint32_t g = 0; g < r->gap_count; g++) samples[ITL][used[ITL]++] = 1e3 * (double)r->gaps_s[g];
+        for (uint32_t g = 0; g < r->gap_count; g++)
+            samples[ITL][used[ITL]++] = 1e3 * (double)r->gaps_s[g];
         good += meets(o, ttft, tpot, e2el);
         run->input_tokens += r->prompt_tokens;
         run->output_tokens += r->output_tokens;
@@ -184,7 +188,8 @@ static const run_result *last_run(const target *t)
 }
 
 /* Mean over the repetitions of one number and its 95 % interval. */
-static double over_runs(double *interval, const target *t, double (*value)(const run_result *, int), int which)
+static double over_runs(double *interval, const target *t, double (*value)(const run_result *, int),
+                        int which)
 {
     double samples[REPETITIONS_MAX], sum = 0;
     for (size_t i = 0; i < t->run_count; i++) sum += samples[i] = value(&t->runs[i], which);
@@ -194,7 +199,11 @@ static double over_runs(double *interval, const target *t, double (*value)(const
 
 static double mean_of(const run_result *run, int m) { return run->metrics[m].mean; }
 static double median_of(const run_result *run, int m) { return run->metrics[m].median; }
-static double output_rate_of(const run_result *run, int unused) { (void)unused; return run->output_throughput; }
+static double output_rate_of(const run_result *run, int unused)
+{
+    (void)unused;
+    return run->output_throughput;
+}
 
 static void row(FILE *out, const char *name, const char *format, double value)
 {
@@ -210,7 +219,8 @@ static void print_text(FILE *out, const target *t, const agl_bench_serve_options
     fprintf(out, "%-40s %s\n", "Server:", t->endpoint);
     row(out, "Successful requests:", "%.0f", (double)run->load.completed);
     row(out, "Failed requests:", "%.0f", (double)run->load.failed);
-    if (o->max_concurrency > 0) row(out, "Maximum request concurrency:", "%.0f", o->max_concurrency);
+    if (o->max_concurrency > 0)
+        row(out, "Maximum request concurrency:", "%.0f", o->max_concurrency);
     if (o->request_rate > 0) row(out, "Request rate configured (RPS):", "%.2f", o->request_rate);
     row(out, "Benchmark duration (s):", "%.2f", run->load.duration_s);
     row(out, "Total input tokens:", "%.0f", (double)run->input_tokens);
@@ -228,11 +238,16 @@ static void print_text(FILE *out, const target *t, const agl_bench_serve_options
         const agl_summary *s = &run->metrics[m];
         char heading[64], name[48];
         int pad = (50 - (int)strlen(METRICS[m].title)) / 2;
-        snprintf(heading, sizeof heading, "%.*s%s%.*s", pad, "-------------------------", METRICS[m].title,
-                 50 - pad - (int)strlen(METRICS[m].title), "-------------------------");
+        snprintf(heading, sizeof heading, "%.*s%s%.*s", pad, "-------------------------",
+                 METRICS[m].title, 50 - pad - (int)strlen(METRICS[m].title),
+                 "-------------------------");
         fprintf(out, "%s\n", heading);
-        const struct { const char *word; double value; } rows[] = {
-            {"Mean", s->mean}, {"Median", s->median}, {"P90", s->p90}, {"P99", s->p99}, {"Std", s->deviation}};
+        const struct { const char *word; double value;
+        } rows[] = {{"Mean", s->mean},
+                    {"Median", s->median},
+                    {"P90", s->p90},
+                    {"P99", s->p99},
+                    {"Std", s->deviation}};
         for (size_t i = 0; i < AGL_COUNT(rows); i++) {
             snprintf(name, sizeof name, "%s %s (ms):", rows[i].word, METRICS[m].key);
             row(out, name, "%.2f", rows[i].value);
@@ -255,7 +270,8 @@ static void print_text(FILE *out, const target *t, const agl_bench_serve_options
     if (run->first_error[0] != '\0') fprintf(out, "first error: %s\n", run->first_error);
 }
 
-static void append_list(agl_buffer *out, const char *key, const agl_load_result *r, size_t count, int which)
+static void append_list(agl_buffer *out, const char *key, const agl_load_result *r, size_t count,
+                        int which)
 {
     agl_buffer_append_format(out, ",\"%s\":[", key);
     for (size_t i = 0; i < count; i++) {
@@ -263,7 +279,9 @@ static void append_list(agl_buffer *out, const char *key, const agl_load_result 
         switch (which) {
         case 0: agl_buffer_append_format(out, "%u", r[i].prompt_tokens); break;
         case 1: agl_buffer_append_format(out, "%u", r[i].output_tokens); break;
-        case 2: agl_buffer_append_format(out, "%.6f", r[i].ok ? r[i].first_event_s - r[i].sent_s : 0); break;
+        case 2:
+            agl_buffer_append_format(out, "%.6f", r[i].ok ? r[i].first_event_s - r[i].sent_s : 0);
+            break;
         case 3: agl_buffer_append_format(out, "%.6f", r[i].sent_s); break;
         case 4:
             agl_buffer_append_char(out, '[');
@@ -295,7 +313,8 @@ static void append_string(agl_buffer *out, const char *key, const char *text)
     agl_buffer_append_text(out, "\",");
 }
 
-static void append_json(agl_buffer *out, const target *t, const agl_bench_serve_options *o, size_t requests)
+static void append_json(agl_buffer *out, const target *t, const agl_bench_serve_options *o,
+                        size_t requests)
 {
     const run_result *run = last_run(t);
     char date[32], hex[65];
@@ -316,56 +335,67 @@ static void append_json(agl_buffer *out, const target *t, const agl_bench_serve_
     if (o->request_rate > 0) agl_buffer_append_format(out, "\"request_rate\":%g,", o->request_rate);
     else agl_buffer_append_text(out, "\"request_rate\":\"inf\",");
     agl_buffer_append_format(out, "\"burstiness\":%g,", o->burstiness > 0 ? o->burstiness : 1);
-    if (o->max_concurrency > 0) agl_buffer_append_format(out, "\"max_concurrency\":%u,", o->max_concurrency);
+    if (o->max_concurrency > 0)
+        agl_buffer_append_format(out, "\"max_concurrency\":%u,", o->max_concurrency);
     else agl_buffer_append_text(out, "\"max_concurrency\":null,");
-    agl_buffer_append_format(out,
-        "\"duration\":%.6f,\"completed\":%zu,\"failed\":%zu,\"unsent\":%zu,\"total_input_tokens\":%llu,"
+    agl_buffer_append_format(
+        out,
+        "\"duration\":%.6f,\"completed\":%zu,\"failed\":%zu,\"unsent\":%zu,"
+        "\"total_input_tokens\":%llu,"
         "\"total_cached_tokens\":%llu,\"total_output_tokens\":%llu,\"request_throughput\":%.6f,"
         "\"request_goodput\":%.6f,\"output_throughput\":%.6f,\"total_token_throughput\":%.6f,"
         "\"max_output_tokens_per_s\":%.1f,\"max_concurrent_requests\":%u,\"client_cpu_share\":%.4f,"
         "\"client_lag_p99_ms\":%.4f,\"repetitions\":%zu",
         run->load.duration_s, run->load.completed, run->load.failed, run->load.unsent,
         (unsigned long long)run->input_tokens, (unsigned long long)run->cached_tokens,
-        (unsigned long long)run->output_tokens, run->request_throughput, run->goodput, run->output_throughput,
-        run->total_throughput, run->load.peak_tokens_per_s, run->load.peak_concurrency,
-        run->load.client_cpu_share, 1e3 * run->load.lag_p99_s, t->run_count);
+        (unsigned long long)run->output_tokens, run->request_throughput, run->goodput,
+        run->output_throughput, run->total_throughput, run->load.peak_tokens_per_s,
+        run->load.peak_concurrency, run->load.client_cpu_share, 1e3 * run->load.lag_p99_s,
+        t->run_count);
     for (int m = 0; m < METRIC_COUNT; m++) {
         const agl_summary *s = &run->metrics[m];
         const char *key = METRICS[m].key;
         double interval, mean = over_runs(&interval, t, mean_of, m);
-        agl_buffer_append_format(out,
+        agl_buffer_append_format(
+            out,
             ",\"mean_%s_ms\":%.6f,\"median_%s_ms\":%.6f,\"std_%s_ms\":%.6f,\"p90_%s_ms\":%.6f,"
-            "\"p95_%s_ms\":%.6f,\"p99_%s_ms\":%.6f,\"repetitions_mean_%s_ms\":%.6f,\"ci95_%s_ms\":%.6f",
-            key, s->mean, key, s->median, key, s->deviation, key, s->p90, key, s->p95, key, s->p99, key, mean,
-            key, interval);
+            "\"p95_%s_ms\":%.6f,\"p99_%s_ms\":%.6f,\"repetitions_mean_%s_ms\":%.6f,"
+            "\"ci95_%s_ms\":%.6f",
+            key, s->mean, key, s->median, key, s->deviation, key, s->p90, key, s->p95, key, s->p99,
+            key, mean, key, interval);
     }
     if (o->save_detailed) {
-        static const char *const LISTS[] = {"input_lens", "output_lens", "ttfts", "start_times", "itls",
-                                            "generated_texts", "errors"};
-        for (int i = 0; i < (int)AGL_COUNT(LISTS); i++) append_list(out, LISTS[i], t->last, requests, i);
+        static const char *const LISTS[] = {"input_lens", "output_lens",     "ttfts", "start_times",
+                                            "itls",       "generated_texts", "errors"};
+        for (int i = 0; i < (int)AGL_COUNT(LISTS); i++)
+            append_list(out, LISTS[i], t->last, requests, i);
     }
     agl_buffer_append_char(out, '}');
 }
 
-/* Greedy answers to the same requests must be the same bytes in every repetition and on both servers. */
-static void compare_answers(FILE *out, const target *targets, size_t count, const agl_bench_serve_options *o)
+/* Greedy answers to the same requests are the same bytes in every run and on both servers. */
+static void compare_answers(FILE *out, const target *targets, size_t count,
+                            const agl_bench_serve_options *o)
 {
     if (o->workload.temperature > 0) return;
     for (size_t t = 0; t < count; t++) {
         for (size_t i = 1; i < targets[t].run_count; i++) {
-            if (agl_digest_equal(&targets[t].runs[0].answers, &targets[t].runs[i].answers)) continue;
+            if (agl_digest_equal(&targets[t].runs[0].answers, &targets[t].runs[i].answers))
+                continue;
             fprintf(out, "warning: %s: greedy answers differ between repetitions 1 and %zu\n",
                     targets[t].url, i + 1);
             break;
         }
     }
-    if (count == 2 && !agl_digest_equal(&last_run(&targets[0])->answers, &last_run(&targets[1])->answers)) {
-        fprintf(out, "warning: the two servers' greedy answers differ: compare their speed with care\n");
+    if (count == 2 &&
+        !agl_digest_equal(&last_run(&targets[0])->answers, &last_run(&targets[1])->answers)) {
+        fprintf(out,
+                "warning: the two servers' greedy answers differ: compare their speed with care\n");
     }
 }
 
-static agl_status write_results(const target *targets, size_t count, const agl_bench_serve_options *o,
-                                size_t requests, agl_error *err)
+static agl_status write_results(const target *targets, size_t count,
+                                const agl_bench_serve_options *o, size_t requests, agl_error *err)
 {
     agl_buffer out;
     agl_buffer_init(&out, 0);
@@ -376,7 +406,8 @@ static agl_status write_results(const target *targets, size_t count, const agl_b
     }
     if (count > 1) agl_buffer_append_char(&out, ']');
     agl_buffer_append_char(&out, '\n');
-    agl_status status = out.failed ? agl_fail(err, AGL_ERR_MEMORY, "no memory for the results") : AGL_OK;
+    agl_status status = out.failed ? agl_fail(err, AGL_ERR_MEMORY, "no memory for the results")
+                                   : AGL_OK;
     if (status == AGL_OK && o->save_path != NULL) {
         FILE *file = fopen(o->save_path, "w");
         bool written = file != NULL && fwrite(out.data, 1, out.bytes, file) == out.bytes;
@@ -395,9 +426,12 @@ static int judge(const target *targets, size_t count, const agl_bench_serve_opti
         const agl_load_summary *load = &last_run(&targets[t])->load;
         if (load->failed > 0) exit_status = 1;
         if (load->lag_p99_s > LAG_P99_MAX_S && !o->allow_lag) {
-            fprintf(stderr, "error: this client saw tokens up to %.2f ms (p99) after they arrived, so the times "
-                    "are not the server's; lower the load, free a core, or accept with --allow-lag\n",
-                    1e3 * load->lag_p99_s);
+            fprintf(
+                stderr,
+                "error: this client saw tokens up to %.2f ms (p99) after they arrived, so the "
+                "times "
+                "are not the server's; lower the load, free a core, or accept with --allow-lag\n",
+                1e3 * load->lag_p99_s);
             exit_status = 3;
         }
     }
@@ -410,8 +444,8 @@ agl_status agl_bench_serve(int *exit_status, const agl_bench_serve_options *opti
     size_t count = o->against != NULL ? 2 : 1;
     uint32_t repetitions = o->repetitions > 0 ? o->repetitions : 1;
     if (repetitions > REPETITIONS_MAX) {
-        return agl_fail(err, AGL_ERR_ARGUMENT, "--repetitions is %u, at most %d expected", repetitions,
-                        REPETITIONS_MAX);
+        return agl_fail(err, AGL_ERR_ARGUMENT, "--repetitions is %u, at most %d expected",
+                        repetitions, REPETITIONS_MAX);
     }
     agl_workload *workload;
     AGL_TRY(agl_workload_create(&workload, &o->workload, err));
@@ -420,7 +454,8 @@ agl_status agl_bench_serve(int *exit_status, const agl_bench_serve_options *opti
     agl_status status = targets == NULL ? agl_fail(err, AGL_ERR_MEMORY, "no memory") : AGL_OK;
     for (size_t t = 0; status == AGL_OK && t < count; t++) {
         targets[t].url = t == 0 ? o->base_url : o->against;
-        endpoint_of(targets[t].endpoint, sizeof targets[t].endpoint, targets[t].url, o->workload.completions);
+        endpoint_of(targets[t].endpoint, sizeof targets[t].endpoint, targets[t].url,
+                    o->workload.completions);
         size_t warm = o->warmups < sessions ? o->warmups : sessions;
         agl_workload_salt(workload, o->warm_cache ? 0 : repetitions + 1);
         if (warm > 0) status = run_once(&targets[t], workload, o, warm, false, "warm-up", err);
@@ -430,12 +465,16 @@ agl_status agl_bench_serve(int *exit_status, const agl_bench_serve_options *opti
             /* A B, B A, A B ...: neither always runs on the warmer machine. */
             size_t t = r % 2 == 0 ? k : count - 1 - k;
             char what[48];
-            snprintf(what, sizeof what, "run %u/%u%s", r + 1, repetitions, count == 1 ? "" : t == 0 ? " A" : " B");
+            snprintf(what, sizeof what, "run %u/%u%s", r + 1, repetitions,
+                     count == 1 ? ""
+                     : t == 0   ? " A"
+                                : " B");
             agl_workload_salt(workload, o->warm_cache ? 0 : r + 1);
             status = run_once(&targets[t], workload, o, sessions, true, what, err);
         }
     }
-    bool measured = status == AGL_OK && targets[0].run_count > 0 && targets[count - 1].run_count > 0;
+    bool measured = status == AGL_OK && targets[0].run_count > 0 &&
+                    targets[count - 1].run_count > 0;
     if (measured) {
         *exit_status = judge(targets, count, o);
         for (size_t t = 0; t < count && !o->json; t++) print_text(stdout, &targets[t], o);

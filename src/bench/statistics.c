@@ -56,8 +56,9 @@ agl_summary agl_summary_of(double *samples, size_t count)
 double agl_confidence95(const double *samples, size_t count)
 {
     /* Two-sided 97.5 % points of Student's t for 1.. degrees of freedom. */
-    static const double T[] = {12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-                               2.201,  2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086};
+    static const double T[] = {12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365,
+                               2.306,  2.262, 2.228, 2.201, 2.179, 2.160, 2.145,
+                               2.131,  2.120, 2.110, 2.101, 2.093, 2.086};
     if (count < 2) return 0;
     double mean = mean_of(samples, count);
     double deviation = sqrt(squares_of(samples, count, mean) / (double)(count - 1));

@@ -24,7 +24,7 @@ struct agl_workload {
     uint32_t salt;
     char *extra;                /* inside of extra_body without braces, with a leading comma */
     conversation *conversations;/* agent: [sessions] */
-    char **screens;             /* [sessions * turns] base64 of PNG files, drawn before the clock starts */
+    char **screens; /* [sessions * turns] base64 of PNG files, drawn before the clock starts */
     char *file;                 /* jsonl */
     const char **lines;
     size_t *line_bytes;
@@ -61,10 +61,12 @@ static void append_end(agl_buffer *body, const agl_workload *w, uint32_t output_
     agl_buffer_append_format(body, ",\"model\":\"");
     agl_buffer_append_json(body, o->model, strlen(o->model));
     agl_buffer_append_format(body, "\",\"%s\":%u,\"temperature\":%g",
-                             chat ? "max_completion_tokens" : "max_tokens", output_tokens, o->temperature);
+                             chat ? "max_completion_tokens" : "max_tokens", output_tokens,
+                             o->temperature);
     if (o->ignore_eos) agl_buffer_append_text(body, ",\"ignore_eos\":true");
     if (o->stream) {
-        agl_buffer_append_text(body, ",\"stream\":true,\"stream_options\":{\"include_usage\":true}");
+        agl_buffer_append_text(body,
+                               ",\"stream\":true,\"stream_options\":{\"include_usage\":true}");
     }
     append_salt(body, w);
     agl_buffer_append_text(body, w->extra);
@@ -91,7 +93,8 @@ static void build_random(agl_buffer *body, const agl_workload *w, size_t session
         agl_buffer_append_text(body, "{\"prompt\":[");
         for (uint32_t i = 0; i < input; i++) {
             agl_buffer_append_format(body, i > 0 ? ",%u" : "%u",
-                                     o->token_first + below(&state, o->token_last - o->token_first));
+                                     o->token_first +
+                                         below(&state, o->token_last - o->token_first));
         }
         agl_buffer_append_char(body, ']');
     } else {
@@ -104,7 +107,8 @@ static void build_random(agl_buffer *body, const agl_workload *w, size_t session
 
 static void append_screen(agl_buffer *body, const agl_workload *w, size_t session, size_t turn)
 {
-    agl_buffer_append_text(body, "{\"type\":\"image_url\",\"image_url\":{\"url\":\"data:image/png;base64,");
+    agl_buffer_append_text(
+        body, "{\"type\":\"image_url\",\"image_url\":{\"url\":\"data:image/png;base64,");
     agl_buffer_append_text(body, w->screens[session * w->turns + turn]);
     agl_buffer_append_text(body, "\"}}");
 }
@@ -120,7 +124,8 @@ static void build_screen(agl_buffer *body, const agl_workload *w, size_t session
     append_end(body, w, w->options.output_tokens, true);
 }
 
-static void build_step(agl_buffer *body, agl_workload *w, size_t session, size_t turn, const char *previous)
+static void build_step(agl_buffer *body, agl_workload *w, size_t session, size_t turn,
+                       const char *previous)
 {
     agl_buffer *history = &w->conversations[session].history;
     char task[160];
@@ -132,12 +137,14 @@ static void build_step(agl_buffer *body, agl_workload *w, size_t session, size_t
         agl_buffer_append_text(history, "{\"role\":\"system\",\"content\":\"");
         append_words(history, w->options.input_tokens, &shared);
         agl_buffer_append_text(history, "\"},");
-        snprintf(task, sizeof task, "task %u\\n\\n{\\\"current_app\\\": \\\"Home\\\"}", below(&state, 1000000));
+        snprintf(task, sizeof task, "task %u\\n\\n{\\\"current_app\\\": \\\"Home\\\"}",
+                 below(&state, 1000000));
     } else {
         agl_buffer_append_text(history, "{\"role\":\"assistant\",\"content\":\"");
         agl_buffer_append_json(history, previous, strlen(previous));
         agl_buffer_append_text(history, "\"},");
-        snprintf(task, sizeof task, "** Screen Info **\\n\\n{\\\"current_app\\\": \\\"App %zu\\\"}", turn);
+        snprintf(task, sizeof task, "** Screen Info **\\n\\n{\\\"current_app\\\": \\\"App %zu\\\"}",
+                 turn);
     }
     agl_buffer_append_text(body, "{\"messages\":[");
     agl_buffer_append(body, history->data, history->bytes);
@@ -146,7 +153,8 @@ static void build_step(agl_buffer *body, agl_workload *w, size_t session, size_t
     agl_buffer_append_format(body, ",{\"type\":\"text\",\"text\":\"%s\"}]}]", task);
     append_end(body, w, w->options.output_tokens, true);
     /* The picture leaves the history once its step is done. */
-    agl_buffer_append_format(history, "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"%s\"}]},", task);
+    agl_buffer_append_format(
+        history, "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"%s\"}]},", task);
     if (history->failed) body->failed = true;
 }
 
@@ -162,7 +170,8 @@ static void build_line(agl_buffer *body, const agl_workload *w, size_t session)
     agl_buffer_append_json(body, w->options.model, strlen(w->options.model));
     agl_buffer_append_char(body, '"');
     if (w->options.stream) {
-        agl_buffer_append_text(body, ",\"stream\":true,\"stream_options\":{\"include_usage\":true}");
+        agl_buffer_append_text(body,
+                               ",\"stream\":true,\"stream_options\":{\"include_usage\":true}");
     }
     if (w->options.ignore_eos) agl_buffer_append_text(body, ",\"ignore_eos\":true");
     append_salt(body, w);
@@ -199,7 +208,8 @@ static agl_status read_lines(agl_workload *w, agl_error *err)
     for (size_t i = 0; i < bytes; i++) capacity += w->file[i] == '\n';
     w->lines = calloc(capacity, sizeof *w->lines);
     w->line_bytes = calloc(capacity, sizeof *w->line_bytes);
-    if (w->lines == NULL || w->line_bytes == NULL) return agl_fail(err, AGL_ERR_MEMORY, "no memory");
+    if (w->lines == NULL || w->line_bytes == NULL)
+        return agl_fail(err, AGL_ERR_MEMORY, "no memory");
     size_t number = 0;
     for (char *line = w->file; line < w->file + bytes;) {
         char *end = memchr(line, '\n', (size_t)(w->file + bytes - line));
@@ -215,14 +225,17 @@ static agl_status read_lines(agl_workload *w, agl_error *err)
             bool is_object = json_object_is_type(object, json_type_object)
                           && json_object_object_length(object) > 0;
             json_object_put(object);
-            if (!is_object) return agl_fail(err, AGL_ERR_FORMAT, "%s: a request body (JSON object) expected", name);
+            if (!is_object)
+                return agl_fail(err, AGL_ERR_FORMAT, "%s: a request body (JSON object) expected",
+                                name);
             w->lines[w->line_count] = line;
             w->line_bytes[w->line_count++] = length;
         }
         if (end == NULL) break;
         line = end + 1;
     }
-    if (w->line_count == 0) return agl_fail(err, AGL_ERR_FORMAT, "%s: no requests in it", w->options.path);
+    if (w->line_count == 0)
+        return agl_fail(err, AGL_ERR_FORMAT, "%s: no requests in it", w->options.path);
     if (w->sessions > w->line_count) w->sessions = w->line_count;
     return AGL_OK;
 }
@@ -265,12 +278,14 @@ static agl_status draw_screens(agl_workload *w, agl_error *err)
         if (w->screens[i] != NULL) agl_base64_encode(w->screens[i], png, bytes);
         free(png);
         if (w->screens[i] == NULL) return agl_fail(err, AGL_ERR_MEMORY, "no memory for screens");
-        if (w->options.progress != NULL) w->options.progress(w->options.progress_user, i + 1, count);
+        if (w->options.progress != NULL)
+            w->options.progress(w->options.progress_user, i + 1, count);
     }
     return AGL_OK;
 }
 
-agl_status agl_workload_create(agl_workload **out, const agl_workload_options *options, agl_error *err)
+agl_status agl_workload_create(agl_workload **out, const agl_workload_options *options,
+                               agl_error *err)
 {
     *out = NULL;
     agl_workload *w = calloc(1, sizeof *w);
@@ -279,12 +294,14 @@ agl_status agl_workload_create(agl_workload **out, const agl_workload_options *o
                         .turns = options->kind == AGL_WORKLOAD_AGENT ? options->turns : 1};
     agl_status status = read_extra(w, err);
     if (status == AGL_OK && options->kind == AGL_WORKLOAD_JSONL) status = read_lines(w, err);
-    if (status == AGL_OK && (options->kind == AGL_WORKLOAD_SCREENS || options->kind == AGL_WORKLOAD_AGENT)) {
+    if (status == AGL_OK &&
+        (options->kind == AGL_WORKLOAD_SCREENS || options->kind == AGL_WORKLOAD_AGENT)) {
         status = draw_screens(w, err);
     }
     if (status == AGL_OK && options->kind == AGL_WORKLOAD_AGENT) {
         w->conversations = calloc(w->sessions, sizeof *w->conversations);
-        if (w->conversations == NULL) status = agl_fail(err, AGL_ERR_MEMORY, "no memory for sessions");
+        if (w->conversations == NULL)
+            status = agl_fail(err, AGL_ERR_MEMORY, "no memory for sessions");
     }
     if (status != AGL_OK) {
         agl_workload_destroy(w);
@@ -298,10 +315,12 @@ void agl_workload_destroy(agl_workload *workload)
 {
     if (workload == NULL) return;
     if (workload->conversations != NULL) {
-        for (size_t i = 0; i < workload->sessions; i++) agl_buffer_deinit(&workload->conversations[i].history);
+        for (size_t i = 0; i < workload->sessions; i++)
+            agl_buffer_deinit(&workload->conversations[i].history);
     }
     if (workload->screens != NULL) {
-        for (size_t i = 0; i < workload->sessions * workload->turns; i++) free(workload->screens[i]);
+        for (size_t i = 0; i < workload->sessions * workload->turns; i++)
+            free(workload->screens[i]);
     }
     free(workload->screens);
     free(workload->conversations);

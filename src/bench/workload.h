@@ -17,7 +17,12 @@
 
 #include "base/status.h"
 
-typedef enum { AGL_WORKLOAD_RANDOM, AGL_WORKLOAD_SCREENS, AGL_WORKLOAD_AGENT, AGL_WORKLOAD_JSONL } agl_workload_kind;
+typedef enum {
+    AGL_WORKLOAD_RANDOM,
+    AGL_WORKLOAD_SCREENS,
+    AGL_WORKLOAD_AGENT,
+    AGL_WORKLOAD_JSONL
+} agl_workload_kind;
 
 typedef struct {
     agl_workload_kind kind;
@@ -40,7 +45,8 @@ typedef struct {
 typedef struct agl_workload agl_workload;
 
 /* `options` is copied; its strings must outlive the workload. */
-agl_status agl_workload_create(agl_workload **out, const agl_workload_options *options, agl_error *err);
+agl_status agl_workload_create(agl_workload **out, const agl_workload_options *options,
+                               agl_error *err);
 void agl_workload_destroy(agl_workload *workload);
 
 size_t agl_workload_sessions(const agl_workload *workload); /* jsonl: at most its lines */
