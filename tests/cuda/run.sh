@@ -1,0 +1,136 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Everything that needs a GPU, from an existing build (make cuda-tests): checks, then measurements.
+#
+#   tests/cuda/run.sh [PART ...]      parts, in this order when none is named:
+#
+#   check     every kernel against portable C, both networks against the golden vectors, the engine's equivalences
+#   logits    logits at the 9B shape against transformers on this machine, and transformers' own speed  (needs torch)
+#   demo      the demonstration model: the answers of GPU and CPU to the same screens
+#   latency   9B shape: one stream at 512 and 6,000 tokens of context, then 8 to 256 streams
+#   load      9B shape: 256 requests of 512 in / 256 out at once, and a full-size screenshot over HTTP
+#   startup   9B shape: from nothing to the first token
+#
+#   BUILD=build/cuda   OUT=. (result files)   MODEL=models/shapes/autoglm-phone-9b   DEVICE=cuda   PORT=8123
+#
+# The last line says how many checks passed and failed. Nothing is built, nothing on the GPU is set.
+set -u
+cd "$(dirname -- "$0")/../.." || exit 1
+BUILD=${BUILD:-build/cuda}
+OUT=${OUT:-.}
+MODEL=${MODEL:-models/shapes/autoglm-phone-9b}
+DEVICE=${DEVICE:-cuda}
+PORT=${PORT:-8123}
+AUTOGLM=$BUILD/autoglm
+passed=0
+failed=0
+server=
+
+note() { printf '\n== %s\n' "$*"; }
+
+# try NAME COMMAND...: one check; its output only if it fails, or the last lines of it.
+try() {
+    name=$1
+    shift
+    start=$(date +%s)
+    if "$@" >"$OUT/try.log" 2>&1; then
+        passed=$((passed + 1))
+        echo "ok      $name ($(($(date +%s) - start)) s) $(grep -iE '^skip' "$OUT/try.log" | head -1)"
+    else
+        failed=$((failed + 1))
+        echo "FAILED  $name: $*"
+        grep -vE '^\[ +(RUN|OK)' "$OUT/try.log" | tail -25
+    fi
+}
+
+# serve ARGS...: a server in the background; returns when it is ready.
+serve() {
+    "$AUTOGLM" serve --port "$PORT" "$@" >"$OUT/server.log" 2>&1 &
+    server=$!
+    tries=0
+    until curl -fs "http://127.0.0.1:$PORT/readyz" >/dev/null 2>&1; do
+        tries=$((tries + 1))
+        if ! kill -0 "$server" 2>/dev/null || [ "$tries" -gt 600 ]; then
+            echo "FAILED  the server does not start"
+            tail -5 "$OUT/server.log"
+            failed=$((failed + 1))
+            stop_server
+            return 1
+        fi
+        sleep 0.2
+    done
+}
+
+stop_server() {
+    [ -z "$server" ] || { kill -TERM "$server" 2>/dev/null; wait "$server" 2>/dev/null; }
+    server=
+}
+trap stop_server EXIT
+
+run_check() {
+    for program in "$BUILD"/tests/cuda/check_cuda_*; do try "$(basename "$program")" "$program"; done
+    for dtype in float32 bfloat16 float16; do
+        try "golden/test_model $dtype" env AGL_TEST_DEVICE=cuda AGL_TEST_DTYPE=$dtype "$BUILD/tests/cuda/test_model"
+    done
+    try "engine/test_equivalence" env AGL_TEST_DEVICE=cuda "$BUILD/tests/cuda/test_equivalence"
+}
+
+run_logits() {
+    try "logits against transformers" python3 tests/cuda/compare_transformers.py --program "$BUILD/tests/cuda/model_logits" \
+        --shape "$MODEL" --device "$DEVICE" --speed --work "$OUT" --json "$OUT/logits.json"
+    cat "$OUT/try.log"
+}
+
+# The same screens to the same model on both devices: digests of greedy text must agree in F32; in BF16 we report.
+run_demo() {
+    for device in cpu "$DEVICE"; do
+        for dtype in float32 bfloat16; do
+            [ "$device $dtype" != "cpu bfloat16" ] || continue
+            serve --device "$device" --dtype "$dtype" --log-level warning || continue
+            "$AUTOGLM" bench serve --base-url "http://127.0.0.1:$PORT" --dataset-name screens --num-prompts 40 --max-concurrency 4 \
+                --random-output-len 96 --quiet --allow-lag --save-detailed --save-result "$OUT/demo-$device-$dtype.json" >"$OUT/try.log" 2>&1
+            stop_server
+        done
+    done
+    try "demonstration model, GPU as CPU" python3 - "$OUT/demo-cpu-float32.json" "$OUT/demo-$DEVICE-float32.json" "$OUT/demo-$DEVICE-bfloat16.json" <<'PY'
+import json, sys
+cpu, exact, half = [json.load(open(path))["generated_texts"] for path in sys.argv[1:]]
+for name, texts in (("float32", exact), ("bfloat16", half)):
+    same = sum(a == b for a, b in zip(cpu, texts))
+    print(f"{name}: {same} of {len(cpu)} answers as on the CPU")
+assert cpu == exact and len(cpu) == 40
+PY
+    tail -3 "$OUT/try.log"
+}
+
+run_latency() {
+    "$AUTOGLM" bench kernels --device "$DEVICE" --model "$MODEL" --load-format dummy
+    for context in 512 6000; do
+        "$AUTOGLM" bench latency --device "$DEVICE" --model "$MODEL" --load-format dummy --input-len $context --output-len 128 \
+            --batch-size 1 --num-iters 3 --quiet --save-result "$OUT/latency-1-$context.json"
+    done
+    "$AUTOGLM" bench platform --device "$DEVICE" --model "$MODEL" --load-format dummy --formats bf16 --batches 1 2 4 8 32 64 128 256 \
+        --input-len 512 --output-len 64 --num-iters 2 --image-width 1080 --image-height 2400 --save-result "$OUT/platform.json"
+}
+
+run_load() {
+    serve --device "$DEVICE" --model "$MODEL" --load-format dummy --max-num-seqs 256 --log-level warning || return
+    "$AUTOGLM" bench serve --base-url "http://127.0.0.1:$PORT" --num-prompts 256 --random-input-len 512 --random-output-len 256 --ignore-eos \
+        --num-warmups 4 --save-result "$OUT/load-256.json"
+    "$AUTOGLM" bench serve --base-url "http://127.0.0.1:$PORT" --dataset-name screens --num-prompts 8 --max-concurrency 1 \
+        --random-output-len 16 --ignore-eos --num-warmups 2 --save-result "$OUT/screens.json"
+    curl -s "http://127.0.0.1:$PORT/metrics" | grep -E 'device_memory|vision|image_' | grep -v '^#' | head -40
+    stop_server
+}
+
+run_startup() {
+    "$AUTOGLM" bench startup --device "$DEVICE" --model "$MODEL" --load-format dummy --num-iters 2 --save-result "$OUT/startup.json"
+}
+
+nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv 2>/dev/null || echo "nvidia-smi is not here"
+for part in ${*:-check logits demo latency load startup}; do
+    note "$part"
+    "run_$part"
+done
+printf '\n%d passed, %d failed\n' "$passed" "$failed"
+[ "$failed" -eq 0 ]
