@@ -120,6 +120,16 @@ typedef struct {
     int64_t page_tokens, kv_heads, head_dim;
 } agl_kv_layer;
 
+/* y = silu(gate) * up of gate | up = x W^T (+ b), in one operation: with few rows a GPU never
+ * writes gate and up. Backends that write them do it in `wide`. */
+typedef struct {
+    const void *x;              /* [rows, in] contiguous                             */
+    void *y;                    /* [rows, width]                                     */
+    void *wide;                 /* [rows, 2 * width] scratch                         */
+    const agl_weight *weight;   /* [2 * width, in]: gate, then up                    */
+    int64_t rows;
+} agl_linear_swiglu_args;
+
 /* Rotate q and k in place in the fused QKV rows and write k, v into their pages.
  * Pair j (dims 2j, 2j+1 of a head; interleaved) turns by positions[axis[j]][token] * inv_freq[j];
  * dims from 2 * pairs on pass unchanged. MODEL.md, "RoPE". */
@@ -293,6 +303,7 @@ typedef struct {
     agl_status (*layernorm)(agl_stream *stream, const agl_layernorm_args *args);
     agl_status (*linear)(agl_stream *stream, const agl_linear_args *args);
     agl_status (*swiglu)(agl_stream *stream, const agl_swiglu_args *args);
+    agl_status (*linear_swiglu)(agl_stream *stream, const agl_linear_swiglu_args *args);
     agl_status (*rope_store)(agl_stream *stream, const agl_rope_store_args *args);
     agl_status (*attention_paged)(agl_stream *stream, const agl_attention_paged_args *args);
     agl_status (*attention_dense)(agl_stream *stream, const agl_attention_dense_args *args);

@@ -155,12 +155,12 @@ static inline agl_status agl_run_linear_f32(agl_stream *stream, float *y, const 
         .y_f32 = true});
 }
 
-/* y [rows, width] = silu(gate) * up, x [rows, gate | up]. */
-static inline agl_status agl_run_swiglu(agl_stream *stream, void *y, const void *x, int64_t rows,
-                                        int64_t width)
+/* y [rows, width] = silu(gate) * up of gate | up = x [rows, in] W^T; wide is scratch for them. */
+static inline agl_status agl_run_linear_swiglu(agl_stream *stream, void *y, const void *x,
+                                               const agl_weight *weight, void *wide, int64_t rows)
 {
-    return stream->backend->ops->swiglu(stream, &(agl_swiglu_args){
-        .x = x, .y = y, .rows = rows, .width = width});
+    return stream->backend->ops->linear_swiglu(stream, &(agl_linear_swiglu_args){
+        .x = x, .y = y, .wide = wide, .weight = weight, .rows = rows});
 }
 
 static inline int64_t agl_max(int64_t a, int64_t b)

@@ -207,8 +207,8 @@ static agl_status finish_layer(agl_model *model, agl_stream *stream, const agl_t
             .x = x, .delta = delta, .delta_weight = layer->post_self_attn_norm, .y = normed,
             .weight = layer->post_attention_norm, .rows = count, .hidden = text->hidden,
             .eps = text->rms_eps}));
-        AGL_TRY(agl_run_linear(stream, scratch->wide, normed, layer->gate_up, count));
-        AGL_TRY(agl_run_swiglu(stream, scratch->mlp, scratch->wide, count, text->intermediate));
+        AGL_TRY(agl_run_linear_swiglu(stream, scratch->mlp, normed, layer->gate_up, scratch->wide,
+                                      count));
         AGL_TRY(agl_run_linear_f32(stream, delta, scratch->mlp, layer->down, count));
         AGL_TRY(ops->rmsnorm(stream, &(agl_rmsnorm_args){
             .x = x, .delta = delta, .delta_weight = layer->post_mlp_norm, .y = normed,

@@ -245,8 +245,8 @@ static agl_status finish_block(agl_model *model, agl_stream *stream, const agl_v
         AGL_TRY(ops->rmsnorm(stream, &(agl_rmsnorm_args){
             .x = x, .delta = delta, .y = normed, .weight = block->norm2, .rows = count,
             .hidden = vision->hidden, .eps = vision->rms_eps}));
-        AGL_TRY(agl_run_linear(stream, scratch->wide, normed, block->gate_up, count));
-        AGL_TRY(agl_run_swiglu(stream, scratch->mlp, scratch->wide, count, vision->mlp));
+        AGL_TRY(agl_run_linear_swiglu(stream, scratch->mlp, normed, block->gate_up, scratch->wide,
+                                      count));
         AGL_TRY(agl_run_linear_f32(stream, delta, scratch->mlp, block->down, count));
         AGL_TRY(ops->rmsnorm(stream, &(agl_rmsnorm_args){
             .x = x, .delta = delta, .y = normed, .weight = next_norm, .rows = count,
@@ -276,8 +276,8 @@ static agl_status merge_cells(agl_model *model, agl_stream *stream, int64_t cell
             .x = projected, .y = normed, .weight = network->merger_norm,
             .bias = network->merger_norm_bias, .rows = count, .hidden = vision->out_hidden,
             .eps = MERGER_NORM_EPS, .gelu = true}));
-        AGL_TRY(agl_run_linear(stream, scratch->wide, normed, network->merger_gate_up, count));
-        AGL_TRY(agl_run_swiglu(stream, scratch->mlp, scratch->wide, count, vision->merger));
+        AGL_TRY(agl_run_linear_swiglu(stream, scratch->mlp, normed, network->merger_gate_up,
+                                      scratch->wide, count));
         AGL_TRY(agl_run_linear(stream, rows, scratch->mlp, network->merger_down, count));
     }
     return AGL_OK;

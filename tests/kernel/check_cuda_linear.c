@@ -211,6 +211,75 @@ static void check_case(test_cuda *t, const linear_case *c, int64_t sample)
     free_data(t, &data);
 }
 
+/* ---- SwiGLU behind it ---------------------------------------------------------- */
+
+static const linear_case SWIGLU_CASES[] = {
+    {{8, 8},            64,    1,    64,     1,       0.5f,    false}, /* one tile                    */
+    {{13, 13},          72,    3,    72,     1,       0.5f,    false}, /* the last tile has 5 columns */
+    {{24, 24},          520,   16,   520,    1,       0.2f,    false},
+    {{24, 24},          520,   17,   520,    1,       0.2f,    false}, /* not fused                   */
+    {{100, 100},        136,   9,    136,    1,       0.3f,    false},
+    {{7, 7},            33,    2,    33,     1,       0.3f,    false}, /* nothing is aligned          */
+};
+
+/* W x of one weight row and how far off it may be: its own sum, and its rounding where gate and
+ * up are written in between. */
+static double product_of(const linear_data *data, int part, int64_t r, int64_t row, double *slack)
+{
+    const linear_case *c = &data->shape;
+    const void *bias = data->desc.parts[part].bias;
+    double sum = bias == NULL ? 0.0 : test_element(bias, data->desc.bias_dtype, r), size = fabs(sum);
+    for (int64_t i = 0; i < c->in; i++) {
+        double product = (double)data->x[row * c->x_stride + i] *
+            test_element(data->weight_data[part], data->desc.dtype, r * c->in + i);
+        sum += product, size += fabs(product);
+    }
+    *slack = ((double)c->in / 4 + 32) * 0x1p-24 * size;
+    *slack += step_of(data->desc.dtype, fabs(sum) + *slack);
+    return sum;
+}
+
+static void run_swiglu(test_cuda *t, const linear_data *data, void *wide, int64_t first, int64_t rows)
+{
+    size_t bytes = agl_dtype_bytes(t->activation);
+    agl_linear_swiglu_args args = {
+        .x = (const char *)data->x_device + (size_t)(first * data->shape.in) * bytes,
+        .y = (char *)data->y_device + (size_t)(first * data->out / 2) * bytes,
+        .wide = wide, .weight = data->weight, .rows = rows};
+    assert_int_equal(t->cuda->ops->linear_swiglu(t->cuda_stream, &args), AGL_OK);
+}
+
+static void check_swiglu(test_cuda *t, const linear_case *c)
+{
+    linear_data data = make_data(t, c);
+    int64_t width = data.out / 2;
+    size_t bytes = agl_dtype_bytes(t->activation), size = (size_t)(c->rows * width) * bytes;
+    unsigned char *nothing = test_alloc((size_t)(c->rows * data.out) * bytes);
+    void *wide = test_cuda_upload(t, nothing, (size_t)(c->rows * data.out) * bytes);
+    free(nothing);
+    run_swiglu(t, &data, wide, 0, c->rows);
+    unsigned char *y = download_y(t, &data);
+    for (size_t i = size; i < 2 * size; i++) assert_int_equal(y[i], UNTOUCHED);
+    for (int64_t row = 0; row < c->rows; row++) {
+        for (int64_t r = 0; r < width; r++) {
+            double gate_slack, up_slack, gate = product_of(&data, 0, r, row, &gate_slack);
+            double up = product_of(&data, 1, r, row, &up_slack);
+            double silu = gate / (1.0 + exp(-gate)), want = silu * up;
+            /* The slope of silu is at most 1.1; exp of F32 is off by 2 steps of F32. */
+            double slack = 1.1 * gate_slack * (fabs(up) + up_slack) + fabs(silu) * up_slack;
+            slack += 0x1p-20 * fabs(want) + 0x1p-126;
+            slack += step_of(t->activation, fabs(want) + slack);
+            test_close("swiglu of a product", (float)test_element(y, t->activation, row * width + r), want, slack);
+        }
+    }
+    for (int64_t row = 0; row < c->rows && c->rows <= 16; row++) run_swiglu(t, &data, wide, row, 1);
+    unsigned char *single = download_y(t, &data);
+    if (c->rows <= 16) assert_memory_equal(single, y, size);
+    free(y), free(single);
+    test_cuda_free(t, wide);
+    free_data(t, &data);
+}
+
 /* The workspace that prefill needs. */
 static bool open_device(test_cuda *t, agl_dtype activation)
 {
@@ -232,6 +301,17 @@ static void linear_is_right_and_independent_of_the_batch(void **state)
         for (size_t i = 0; i < AGL_COUNT(LARGE_CASES) && test_cuda_is_real(); i++) {
             check_case(&t, &LARGE_CASES[i], LARGE_SAMPLE);
         }
+        test_cuda_close(&t);
+    }
+}
+
+static void swiglu_is_right_and_independent_of_the_batch(void **state)
+{
+    (void)state;
+    for (size_t d = 0; d < AGL_COUNT(DTYPES); d++) {
+        test_cuda t;
+        if (!open_device(&t, DTYPES[d])) return;
+        for (size_t i = 0; i < AGL_COUNT(SWIGLU_CASES); i++) check_swiglu(&t, &SWIGLU_CASES[i]);
         test_cuda_close(&t);
     }
 }
@@ -456,6 +536,7 @@ int main(int argc, char **argv)
     if (argc > 1 && strcmp(argv[1], "--bench") == 0) return bench_all();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linear_is_right_and_independent_of_the_batch),
+        cmocka_unit_test(swiglu_is_right_and_independent_of_the_batch),
         cmocka_unit_test(every_number_of_rows_is_right),
         cmocka_unit_test(rows_do_not_leak),
         cmocka_unit_test(many_shapes_come_and_go),

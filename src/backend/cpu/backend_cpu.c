@@ -208,6 +208,15 @@ FORWARD(gather)
 FORWARD(sample)
 #undef FORWARD
 
+static agl_status linear_swiglu(agl_stream *stream, const agl_linear_swiglu_args *args)
+{
+    AGL_TRY(linear(stream, &(agl_linear_args){
+        .x = args->x, .y = args->wide, .weight = args->weight, .rows = args->rows,
+        .x_stride = args->weight->in}));
+    return swiglu(stream, &(agl_swiglu_args){
+        .x = args->wide, .y = args->y, .rows = args->rows, .width = args->weight->out / 2});
+}
+
 typedef struct {
     agl_cpu_rows_fn fn;
     const void *args;
@@ -289,6 +298,7 @@ static const agl_backend_ops CPU_BACKEND_OPS = {
     .layernorm = layernorm,
     .linear = linear,
     .swiglu = swiglu,
+    .linear_swiglu = linear_swiglu,
     .rope_store = rope_store,
     .attention_paged = attention_paged,
     .attention_dense = attention_dense,

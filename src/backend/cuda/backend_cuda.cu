@@ -121,6 +121,7 @@ static const agl_backend_ops CUDA_BACKEND_OPS = {
     .layernorm = agl_cuda_layernorm,
     .linear = agl_cuda_linear,
     .swiglu = agl_cuda_swiglu,
+    .linear_swiglu = agl_cuda_linear_swiglu,
     .rope_store = agl_cuda_rope_store,
     .attention_paged = agl_cuda_attention_paged,
     .attention_dense = agl_cuda_attention_dense,

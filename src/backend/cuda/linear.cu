@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * linear.cu - y = x W^T + b: which kernel computes it.
+ * linear.cu - y = x W^T + b, alone or with SwiGLU behind it: which kernel computes it.
  *
  * The choice depends on sizes, strides and types only. A row's bits may differ between two
  * kernels, so between 16 rows and 17; inside linear_skinny and linear_plain they do not. */
@@ -9,6 +9,7 @@
 #include <assert.h>
 
 #define MAX INT64_MAX
+#define SWIGLU_FUSED_ROWS 16        /* as linear_skinny in WAYS                               */
 
 typedef enum {
     ANY_LAYOUT,
@@ -62,4 +63,25 @@ extern "C" agl_status agl_cuda_linear(agl_stream *stream, const agl_linear_args 
         if (status != AGL_ERR_UNSUPPORTED) return status;
     }
     return AGL_ERR_UNSUPPORTED;
+}
+
+/* Fused where a product is bound by reading W: with few rows the launch and the trip through
+ * memory count; with many the product's own kernels are better and the rest is bandwidth. */
+extern "C" agl_status agl_cuda_linear_swiglu(agl_stream *stream, const agl_linear_swiglu_args *args)
+{
+    const agl_weight *weight = args->weight;
+    agl_linear_args linear = {};
+    linear.x = args->x, linear.y = args->wide, linear.weight = weight;
+    linear.rows = args->rows, linear.x_stride = weight->in;
+    assert(weight->out % 2 == 0);
+    if (args->rows <= SWIGLU_FUSED_ROWS &&
+        layout_of(&linear, stream->backend->activation) >= INPUTS_ALIGNED) {
+        agl_status status = agl_cuda_linear_skinny_swiglu(stream, args);
+        if (status != AGL_ERR_UNSUPPORTED) return status;
+    }
+    AGL_TRY(agl_cuda_linear(stream, &linear));
+    agl_swiglu_args swiglu = {};
+    swiglu.x = args->wide, swiglu.y = args->y, swiglu.rows = args->rows;
+    swiglu.width = weight->out / 2;
+    return agl_cuda_swiglu(stream, &swiglu);
 }

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * linear_skinny.cu - y = x W^T + b for a few rows, at the speed of reading W once.
+ * linear_skinny.cu - y = x W^T + b for a few rows, at the speed of reading W once; and with
+ * SwiGLU behind it, y = silu(gate) * up.
  *
  *   x        [rows, in]  bf16 or f16, row stride x_stride
- *   weight   [out, in]   the same type
+ *   weight   [out, in]   the same type; SwiGLU: gate rows, then as many up rows
  *   bias     [out]       f32, or none
- *   y        [rows, out] the same type, or f32
+ *   y        [rows, out] the same type, or f32; SwiGLU: [rows, out / 2] the same type
  *
  * Needs     in % 8 == 0, x_stride % 8 == 0, x and weight 16-byte aligned. Any out; any rows,
  *           in slices of 16 that read the weights anew.
@@ -20,6 +21,7 @@
  *           are on their way, the first two from before the kernels ahead have ended, later
  *           ones across the border of tiles. With 2 blocks an SM that is 96 KB an SM; H200
  *           needs 25 KB. (Loads into registers do not do: ptxas moves them down.)
+ * SwiGLU    A tile is 8 gate rows above the 8 up rows that belong to them, wherever they lie.
  * Numerics  F32 sums in an order given by `in` alone: the same row gives the same bits
  *           whatever the other rows are and however many.
  *
@@ -57,9 +59,12 @@ typedef struct {
     void *y;
     int64_t x_stride;
     int rows, in, out;
-    int tiles;                      /* ceil(out / TILE_ROWS)                                  */
+    int width;                      /* columns of y                                           */
+    int tile_columns;               /* of y from a tile: 16, with SwiGLU 8                    */
+    int high;                       /* from weight row g of a tile to its row g + 8           */
+    int tiles;                      /* ceil(width / tile_columns)                             */
     int chunks;                     /* of a warp and tile                                     */
-    bool y_f32;
+    bool y_f32, swiglu;
 } skinny_args;
 
 /* A warp's weights. Piece p of row r lies at place_of(r, p). */
@@ -91,10 +96,12 @@ typedef struct {
 static __device__ __forceinline__ void cursor_enter_tile(weight_cursor *cursor, int tile,
                                                          const skinny_args *args)
 {
-    int first = min(tile, args->tiles - 1) * TILE_ROWS + threadIdx.x % WARP_LANES / PIECES;
+    int first = min(tile, args->tiles - 1) * args->tile_columns + threadIdx.x % WARP_LANES / PIECES;
 #pragma unroll
     for (int i = 0; i < LANE_LOADS; i++) {
-        int row = min(first + i * (TILE_ROWS / LANE_LOADS), args->out - 1);
+        int offset = i * (TILE_ROWS / LANE_LOADS);
+        if (offset >= TILE_ROWS / 2) offset += args->high - TILE_ROWS / 2;
+        int row = min(first + offset, args->out - 1);
         cursor->rows[i] = (const unsigned short *)args->weight + (int64_t)row * args->in;
     }
     cursor->tile = tile;
@@ -191,21 +198,35 @@ static __device__ __forceinline__ void keep_partial(float (*partial)[PARTIAL_STR
     }
 }
 
-/* y = bias + the warps' sums in the order of the warps. */
+/* Bias of weight row `out` + the warps' sums of the tile's row `place`, in the order of the warps. */
+template <int TOKEN_TILES>
+static __device__ __forceinline__ float add_warps(const skinny_args *args,
+    const float (*partial)[TOKEN_TILES * TOKENS][PARTIAL_STRIDE], int row, int place, int out)
+{
+    float sum = args->bias != NULL ? args->bias[out] : 0.0f;
+#pragma unroll
+    for (int part = 0; part < WARPS; part++) sum += partial[part][row][place];
+    return sum;
+}
+
 template <typename T, int TOKEN_TILES>
 static __device__ __forceinline__ void write_tile(const skinny_args *args,
     const float (*partial)[TOKEN_TILES * TOKENS][PARTIAL_STRIDE], int tile, int row_first, int rows)
 {
+    int columns = args->tile_columns;
 #pragma unroll 1
-    for (int i = threadIdx.x; i < rows * TILE_ROWS; i += BLOCK_THREADS) {
-        int row = i / TILE_ROWS, column = i % TILE_ROWS, out = tile * TILE_ROWS + column;
-        if (out >= args->out) continue;
-        float sum = args->bias != NULL ? args->bias[out] : 0.0f;
-#pragma unroll
-        for (int part = 0; part < WARPS; part++) sum += partial[part][row][column];
-        int64_t at = (int64_t)(row_first + row) * args->out + out;
-        if (args->y_f32) ((float *)args->y)[at] = sum;
-        else ((T *)args->y)[at] = from_f32<T>(sum);
+    for (int i = threadIdx.x; i < rows * columns; i += BLOCK_THREADS) {
+        int row = i / columns, place = i % columns, out = tile * columns + place;
+        if (out >= args->width) continue;
+        float value = add_warps<TOKEN_TILES>(args, partial, row, place, out);
+        if (args->swiglu) {
+            float up = add_warps<TOKEN_TILES>(args, partial, row, place + TILE_ROWS / 2,
+                                              out + args->high);
+            value = value / (1.0f + expf(-value)) * up;
+        }
+        int64_t at = (int64_t)(row_first + row) * args->width + out;
+        if (args->y_f32) ((float *)args->y)[at] = value;
+        else ((T *)args->y)[at] = from_f32<T>(value);
     }
 }
 
@@ -278,23 +299,44 @@ static agl_status launch_for_rows(agl_stream *stream, const skinny_args *args)
     return args->rows <= TOKENS ? launch<T, 1>(stream, args) : launch<T, 2>(stream, args);
 }
 
-extern "C" agl_status agl_cuda_linear_skinny(agl_stream *stream, const agl_linear_args *args)
+static agl_status launch_for_dtype(agl_stream *stream, const skinny_args *args)
 {
-    const agl_cuda_weight *weight = (const agl_cuda_weight *)args->weight;
-    if (args->rows > INT16_MAX || weight->base.out > INT32_MAX - TILE_ROWS ||
-        weight->base.in > INT32_MAX / 2) {
-        return AGL_ERR_UNSUPPORTED;
-    }
-    skinny_args a = {};
-    a.x = args->x, a.x_stride = args->x_stride, a.rows = (int)args->rows;
-    a.weight = weight->data, a.bias = weight->bias;
-    a.in = (int)weight->base.in, a.out = (int)weight->base.out;
-    a.y = args->y, a.y_f32 = args->y_f32;
-    a.tiles = ceil_div(a.out, TILE_ROWS);
-    a.chunks = ceil_div(a.in, CHUNK * WARPS);
     switch (stream->backend->activation) {
-    case AGL_BF16: return launch_for_rows<__nv_bfloat16>(stream, &a);
-    case AGL_F16: return launch_for_rows<__half>(stream, &a);
+    case AGL_BF16: return launch_for_rows<__nv_bfloat16>(stream, args);
+    case AGL_F16: return launch_for_rows<__half>(stream, args);
     default: return AGL_ERR_UNSUPPORTED;
     }
+}
+
+/* What both operations share; false: a size is out of range. */
+static bool fill_args(skinny_args *args, const void *x, void *y, const agl_weight *base, int64_t rows)
+{
+    const agl_cuda_weight *weight = (const agl_cuda_weight *)base;
+    if (rows > INT16_MAX || base->out > INT32_MAX - TILE_ROWS || base->in > INT32_MAX / 2) return false;
+    args->x = x, args->x_stride = base->in, args->rows = (int)rows, args->y = y;
+    args->weight = weight->data, args->bias = weight->bias;
+    args->in = (int)base->in, args->out = (int)base->out;
+    args->chunks = ceil_div(args->in, CHUNK * WARPS);
+    return true;
+}
+
+extern "C" agl_status agl_cuda_linear_skinny(agl_stream *stream, const agl_linear_args *args)
+{
+    skinny_args a = {};
+    if (!fill_args(&a, args->x, args->y, args->weight, args->rows)) return AGL_ERR_UNSUPPORTED;
+    a.x_stride = args->x_stride, a.y_f32 = args->y_f32;
+    a.width = a.out, a.tile_columns = TILE_ROWS, a.high = TILE_ROWS / 2;
+    a.tiles = ceil_div(a.width, a.tile_columns);
+    return launch_for_dtype(stream, &a);
+}
+
+extern "C" agl_status agl_cuda_linear_skinny_swiglu(agl_stream *stream,
+                                                    const agl_linear_swiglu_args *args)
+{
+    skinny_args a = {};
+    if (!fill_args(&a, args->x, args->y, args->weight, args->rows)) return AGL_ERR_UNSUPPORTED;
+    a.swiglu = true;
+    a.width = a.high = a.out / 2, a.tile_columns = TILE_ROWS / 2;
+    a.tiles = ceil_div(a.width, a.tile_columns);
+    return launch_for_dtype(stream, &a);
 }
