@@ -6,8 +6,9 @@
  * before they meet V, so the error is at most half a step of 1 times the largest |v|; scores and
  * sums in F32 add 4e-5 of it, ten times that where scores reach hundreds.
  *
- * Bits: a decoded row does not depend on the batch, which decides whether its keys are shared out
- * among blocks by chunks of 128, by groups of chunks, or not at all. */
+ * Bits: a row does not depend on the batch. For a decoded one the batch decides whether its keys are
+ * shared out among blocks by chunks of 128, by groups of chunks, or not at all; for others the size
+ * of the tiles. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -272,6 +273,32 @@ static void decode_does_not_depend_on_the_batch(void **state)
     }
 }
 
+/* Emulated, the first sequence alone goes in tiles of 64 rows, in the batch in tiles of 128. */
+static void prefill_does_not_depend_on_the_batch(void **state)
+{
+    (void)state;
+    static const paged_case MIXED = {32, 2, 128, 16, 4, false, {{12, 150}, {60, 300}, {7, 7}, {1, 40}}};
+    for (size_t d = 0; d < 2; d++) {
+        test_cuda t;
+        if (!open_device(&t, DTYPES[d], 32, 2, 128)) return;
+        paged_data data = make_paged(&t, &MIXED);
+        size_t row_bytes = (size_t)data.width * agl_dtype_bytes(t.activation);
+        char *outs[2];
+        for (int alone = 0; alone <= 1; alone++) {
+            int64_t rows = alone ? 12 : data.rows;
+            agl_attention_paged_args args = paged_device_args(&t, &data, data.sequences, alone ? 1 : 4, rows);
+            assert_int_equal(t.cuda->ops->attention_paged(t.cuda_stream, &args), AGL_OK);
+            outs[alone] = test_alloc((size_t)rows * row_bytes);
+            test_cuda_download(&t, outs[alone], args.out, (size_t)rows * row_bytes);
+            test_cuda_free(&t, args.out), test_cuda_free(&t, (void *)(uintptr_t)args.sequences);
+        }
+        assert_memory_equal(outs[0], outs[1], 12 * row_bytes);
+        free(outs[0]), free(outs[1]);
+        free_paged(&t, &data);
+        test_cuda_close(&t);
+    }
+}
+
 /* ---- dense ----------------------------------------------------------------- */
 
 static void check_dense(agl_dtype dtype, int64_t heads, int64_t head_dim, const int32_t *segments,
@@ -309,6 +336,7 @@ static void dense_is_right(void **state)
         check_dense(DTYPES[d], 3, 16, SHORT, 2, 2);
         if (DTYPES[d] == AGL_F32 && !test_cuda_is_real()) continue;
         check_dense(DTYPES[d], 2, 128, RAGGED, AGL_COUNT(RAGGED) - 1, 2);
+        check_dense(DTYPES[d], 5, 128, RAGGED, AGL_COUNT(RAGGED) - 1, 2); /* tiles of 128 rows */
         check_dense(DTYPES[d], 1, 128, RAGGED, AGL_COUNT(RAGGED) - 1, 8);
     }
 }
@@ -422,6 +450,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(paged_is_right),
         cmocka_unit_test(decode_does_not_depend_on_the_batch),
+        cmocka_unit_test(prefill_does_not_depend_on_the_batch),
         cmocka_unit_test(dense_is_right),
         cmocka_unit_test(bad_arguments_are_refused),
     };

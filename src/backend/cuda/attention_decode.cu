@@ -429,10 +429,11 @@ merge_kernel(decode_job job, int staged)
     int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
     int head = (int)blockIdx.x * ((int)blockDim.x / WARP_LANES) + warp, number = (int)blockIdx.y;
     float4 *values = (float4 *)memory + warp * staged * WARP_LANES;   /* [staged][lane]  */
+    /* Not the decode kernel's: older work, which that one waited for before it let this one begin. */
+    agl_attention_sequence sequence = sequence_load(job.view, number);
     ptx_wait_for_previous();
     ptx_release_next();
     if (head >= job.view.heads) return;
-    agl_attention_sequence sequence = sequence_load(job.view, number);
     if (sequence.row_count > DECODE_ROWS) return;
     int of_kv = head % job.ratio, tile = head / job.ratio * job.tiles_per_kv + of_kv / HEADS;
     for (int r = 0; r < sequence.row_count; r++) {
