@@ -51,7 +51,7 @@ static const linear_case CASES[] = {
     {{40},              1176,  40,   1176,   1,       0.05f,   false},
     {{21},              1028,  20,   1028,   1,       0.05f,   false}, /* in % 8 = 4: F32 is aligned  */
     {{40},              264,   21,   267,    1,       0.05f,   true},  /* only x is not aligned       */
-    {{304},             264,   10,   264,    1,       0.05f,   false}, /* 19 tiles: several a block   */
+    {{304},             1160,  10,   1160,   1,       0.05f,   false}, /* 19 tiles: several a block   */
     {{16},              13696, 9,    13696,  1,       0.05f,   true},
 };
 

@@ -190,8 +190,9 @@ uint64_t agl_cuda_products_bytes(const agl_cuda *cuda, const agl_backend_limits 
 static agl_status library_open(library *lib, agl_error *err)
 {
     static const char *const NAMES[] = {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"};
+    /* It stays mapped: it keeps state in the CUDA context, which outlives a backend. */
     for (size_t i = 0; i < AGL_COUNT(NAMES) && lib->file == NULL; i++) {
-        lib->file = dlopen(NAMES[i], RTLD_NOW | RTLD_LOCAL);
+        lib->file = dlopen(NAMES[i], RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     }
     if (lib->file == NULL) {
         return agl_fail(err, AGL_ERR_NOT_FOUND,
