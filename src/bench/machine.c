@@ -18,7 +18,7 @@
 #include "base/thread_pool.h"
 
 #define READ_BYTES ((size_t)1 << 30)
-#define STREAMS 4               /* separate runs a thread reads side by side: one alone is slower */
+#define TASK_BYTES ((size_t)4 << 20)
 #define MULTIPLY_ROUNDS 4000000
 #define CHAINS 12               /* independent sums: latency times throughput of any FMA unit */
 
@@ -112,57 +112,65 @@ void agl_machine_append_json(agl_buffer *out, const agl_machine *machine)
 
 /* ---- rates -------------------------------------------------------------- */
 
-typedef struct {
-    const uint64_t *data;
-    size_t words;               /* of one task */
-    uint64_t sums[64];
-} read_job;
-
-/* Eight words a step from each of the streams; the compiler makes vectors of it. */
 /* Not under ThreadSanitizer: its checks would run in the resolver, before they are set up. */
 #if defined(__x86_64__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__)
-__attribute__((target_clones("avx512f", "avx2", "default")))
+#define WIDEST __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define WIDEST
 #endif
-static uint64_t read_streams(const uint64_t *data, size_t words)
-{
-    size_t part = words / STREAMS;
-    uint64_t sums[STREAMS][8] = {{0}};
-    for (size_t i = 0; i + 8 <= part; i += 8) {
-        for (int s = 0; s < STREAMS; s++) {
-            const uint64_t *at = data + (size_t)s * part + i;
-            __builtin_prefetch(at + 512);
-            for (int k = 0; k < 8; k++) sums[s][k] += at[k];
-        }
+
+/* Eight words a step from each of `streams` equal parts; the compiler makes vectors of it. */
+#define READ(streams)                                                                    \
+    WIDEST static uint64_t read_##streams(const uint64_t *data, size_t words)            \
+    {                                                                                    \
+        size_t part = words / (streams);                                                 \
+        uint64_t sums[streams][8] = {{0}}, sum = 0;                                      \
+        for (size_t i = 0; i + 8 <= part; i += 8) {                                      \
+            for (int s = 0; s < (streams); s++) {                                        \
+                const uint64_t *at = data + (size_t)s * part + i;                        \
+                __builtin_prefetch(at + 512);                                            \
+                for (int k = 0; k < 8; k++) sums[s][k] += at[k];                         \
+            }                                                                            \
+        }                                                                                \
+        for (int s = 0; s < (streams); s++) {                                            \
+            for (int k = 0; k < 8; k++) sum += sums[s][k];                               \
+        }                                                                                \
+        return sum;                                                                      \
     }
-    uint64_t sum = 0;
-    for (int s = 0; s < STREAMS; s++) {
-        for (int k = 0; k < 8; k++) sum += sums[s][k];
-    }
-    return sum;
-}
+READ(1)
+READ(2)
+READ(4)
+
+/* Which is the fastest differs from machine to machine. */
+static uint64_t (*const READERS[])(const uint64_t *data, size_t words) = {read_1, read_2, read_4};
+
+typedef struct {
+    uint64_t (*read)(const uint64_t *data, size_t words);
+    const uint64_t *data;
+    uint64_t sums[64];
+} read_job;
 
 static void read_task(void *context, size_t task, uint32_t worker)
 {
     read_job *job = context;
-    job->sums[worker % 64] += read_streams(job->data + task * job->words, job->words);
+    job->sums[worker % 64] += job->read(job->data + task * (TASK_BYTES / 8), TASK_BYTES / 8);
 }
 
 double agl_machine_read_rate(uint32_t threads, int tries)
 {
     agl_thread_pool *pool;
     if (agl_thread_pool_create(&pool, threads, NULL) != AGL_OK) return 0;
-    size_t tasks = 8 * (size_t)agl_thread_pool_size(pool);
     void *memory =
         mmap(NULL, READ_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     double best = 0;
     if (memory != MAP_FAILED) {
         madvise(memory, READ_BYTES, MADV_HUGEPAGE);
         memset(memory, 1, READ_BYTES);
-        read_job job = {.data = memory, .words = READ_BYTES / 8 / tasks};
-        for (int i = 0; i < tries; i++) {
+        for (int i = 0; i < tries * (int)AGL_COUNT(READERS); i++) {
+            read_job job = {.read = READERS[(size_t)i % AGL_COUNT(READERS)], .data = memory};
             double start = agl_clock_s();
-            agl_thread_pool_run(pool, read_task, &job, tasks);
-            best = fmax(best, (double)(job.words * 8 * tasks) / (agl_clock_s() - start));
+            agl_thread_pool_run(pool, read_task, &job, READ_BYTES / TASK_BYTES);
+            best = fmax(best, (double)READ_BYTES / (agl_clock_s() - start));
         }
         munmap(memory, READ_BYTES);
     }

@@ -23,7 +23,8 @@ agl_machine agl_machine_describe(void);
 /* The version in the text of /proc/driver/nvidia/version: its first number with a point in it. */
 void agl_machine_driver(char *out, size_t size, const char *text);
 
-/* Best of `tries` sums over 1 GiB, `threads` at once: bytes a second. 0: no memory. */
+/* Best of `tries` sums over 1 GiB with 1, 2 and 4 read streams a thread, `threads` (0: all) at
+ * once: bytes a second. 0: no memory. */
 double agl_machine_read_rate(uint32_t threads, int tries);
 
 /* Best of `tries` F32 fused multiply-adds in registers: FLOP a second (two each). */

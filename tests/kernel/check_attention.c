@@ -21,6 +21,7 @@
 #include <string.h>
 
 #include "support/test_kernel.h"
+#include "support/test_limits.h"
 
 #define TOLERANCE 4e-5
 #define SEQUENCES_MAX 4

@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "support/test_kernel.h"
+#include "support/test_limits.h"
 
 typedef struct {
     int64_t part_rows[AGL_WEIGHT_PARTS_MAX];

@@ -45,11 +45,4 @@ void test_same_bits(const char *what, const float *got, const float *want, size_
 typedef void (*test_bench_fn)(void *context);
 double test_best_seconds(test_bench_fn fn, void *context, int runs);
 
-/* Limits of this machine with that many threads, measured now. */
-typedef struct {
-    double read_gb_s;           /* best of 1, 2 and 4 read streams a thread */
-    double fma_gflop_s;         /* F32, the widest registers there are      */
-} test_limits;
-test_limits test_limits_measure(uint32_t threads);
-
 #endif
