@@ -139,6 +139,16 @@ static void support(agl_table *table, const agl_report *report)
     }
 }
 
+/* A report of times need not say what the device reaches: that is then the table's of devices. */
+static agl_words reported_from(const agl_result *r)
+{
+    if (isfinite(r->read_rate) && isfinite(r->multiply_rate)) return same("%s", r->reported_by);
+    agl_words out;
+    snprintf(out.en, sizeof out.en, "times: %.100s; device: datasheet", r->reported_by);
+    snprintf(out.zh, sizeof out.zh, "时间：%.100s；设备：规格表", r->reported_by);
+    return out;
+}
+
 static void configurations(agl_table *table, const agl_report *report)
 {
     const agl_words head[] = {pair("Platform", "平台"),
@@ -174,7 +184,7 @@ static void configurations(agl_table *table, const agl_report *report)
                      : same("–");
         row[6] = p->source == AGL_SOURCE_MEASURED   ? same("%s, %.20s%s", r->program, r->created,
                                                          r->dummy ? ", random weights" : "")
-                 : p->source == AGL_SOURCE_REPORTED ? same("%s", r->reported_by)
+                 : p->source == AGL_SOURCE_REPORTED ? reported_from(r)
                                                     : pair("datasheet", "规格表");
         if (p->source == AGL_SOURCE_MEASURED && r->dummy) {
             snprintf(row[6].zh, sizeof row[6].zh, "%s，%.20s，随机权重", r->program, r->created);
@@ -299,9 +309,10 @@ static void scenarios(agl_table *table, const agl_report *report)
     set_head(table, pair("Recommended scenario per platform", "各平台推荐场景"),
              pair("A phone step: screenshot and 1,500 tokens of text in, 100 tokens out, nothing "
                   "cached. Several phones: "
-                  "≤ 3 s and 8 sessions of 6,000 tokens; interactive: ≤ 8 s; unattended: ≤ 60 s.",
+                  "≤ 3 s and 8 sessions of 6,000 tokens; interactive: ≤ 8 s; unattended: ≤ 60 s. "
+                  "* The screenshot's part is predicted.",
                   "单步：输入一张截图加 1,500 词元文本，输出 100 词元，无缓存。多台：≤ 3 s 且容纳 8 个 6,000 词元会话；实时：≤ 8 "
-                  "s；无人值守：≤ 60 s。"),
+                  "s；无人值守：≤ 60 s。* 其中截图部分为预测。"),
              head, AGL_COUNT(head));
     for (size_t i = 0; i < report->platform_count; i++) {
         const agl_report_platform *p = &report->platforms[i];
@@ -313,6 +324,9 @@ static void scenarios(agl_table *table, const agl_report *report)
                            : pair("not enough is known, or it does not fit", "数据不足，或放不下");
         row[2] = e != NULL ? same("%s", e->format->title) : same("–");
         row[3] = e != NULL ? amount(turn_s(e)) : same("–");
+        if (e != NULL && p->source != AGL_SOURCE_PREDICTED && e->image_is_predicted) {
+            row[3] = same("%.20s *", row[3].en);
+        }
         row[4] = e != NULL ? same("%llu", (unsigned long long)e->sessions) : same("–");
         row[5] = agl_source_words(p->source);
     }

@@ -67,7 +67,9 @@ static agl_status get_time(agl_result_time *out, json_object *object, const char
     AGL_TRY(get_number(&out->deviation, time, "std", name, err));
     AGL_TRY(get_number(&out->median, time, "median", name, err));
     AGL_TRY(get_number(&out->p99, time, "p99", name, err));
-    return get_count(&out->count, time, "count", UINT32_MAX, name, err);
+    AGL_TRY(get_count(&out->count, time, "count", UINT32_MAX, name, err));
+    if (out->count == 1) out->deviation = NAN; /* one value has none, also in older files */
+    return AGL_OK;
 }
 
 static agl_status get_point(agl_result_point *out, json_object *object, const char *name,

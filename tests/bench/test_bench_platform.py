@@ -166,6 +166,19 @@ def test_markdown_and_csv_have_the_same_rows(report, measured):
         assert f"| {row[0]} | {row[1]} |" in markdown
     assert "| 2 × RTX 4090 | FP16 | reported by the article | 320 | 18.0 | 142 | 8 |" in markdown
     assert "444 tokens/s; 142 are reported" in markdown
+    # What the article does not say is marked: the device's rates, the screenshot.
+    assert "| times: the article; device: datasheet |" in markdown
+    step = next(line for line in markdown.split("Recommended scenario")[1].splitlines() if "reported by the article" in line)
+    assert re.fullmatch(r"[\d.]+ \*", step.split("|")[4].strip()), step
+
+
+def test_one_value_has_no_deviation(measured, tmp_path):
+    got = json.loads(measured.read_text())
+    time = got["runs"][0]["points"][0]["ttft_ms"]
+    time.update(mean=15254, std=0, count=1)
+    (tmp_path / "one.json").write_text(json.dumps(got))
+    markdown = run("bench", "report", tmp_path / "one.json").stdout
+    assert "| 15254 |" in markdown and "15254 ±" not in markdown
     chinese = run("bench", "report", measured, "--language", "zh").stdout
     assert "文章报告" in chinese and "predicted" not in chinese
 
