@@ -123,9 +123,13 @@ static agl_status create_step(agl_engine *engine, const agl_engine_options *opti
         .max_logit_rows = plan->max_logit_rows,
         .page_tokens = plan->page_tokens,
         .pages_per_sequence = (plan->max_model_len + plan->page_tokens - 1) / plan->page_tokens,
+        .max_model_len = plan->max_model_len,
         .vocab = (uint32_t)engine->config.text.vocab,
         .vocab_used = engine->prompt_rules.vocab,
         .pixel_bytes_max = plan->pixel_bytes_max,
+        .eager = options->enforce_eager,
+        .progress = options->progress,
+        .progress_user = options->progress_user,
     };
     return agl_step_create(&engine->step, &step, err);
 }

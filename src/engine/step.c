@@ -6,7 +6,9 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "engine/engine.h"
+#include "engine/step_graphs.h"
 
 #define ALIGN 64
 
@@ -23,10 +25,12 @@ typedef struct {
 
 /* All that one step on the device needs to stay as it is. */
 typedef struct {
-    unsigned char *host, *device;   /* [capacity_bytes] same layout      */
-    size_t capacity_bytes, used_bytes;
+    unsigned char *host;            /* [capacity_bytes] like the step's device block */
+    size_t used_bytes;
     step_inputs in;                 /* in `host`                         */
-    agl_batch batch;                /* in `device`                       */
+    agl_batch batch;                /* in the device block               */
+    bool recorded;                  /* as a graph; then padded with dead rows */
+    int64_t logit_count;            /* of live and buried rows, padding excluded */
     agl_sample_row *rows;           /* [max_logit_rows]                  */
     agl_sample_result *results;     /* [max_logit_rows]                  */
     agl_logit_bias *forced;         /* [max_logit_rows] for prompt logprobs */
@@ -37,7 +41,10 @@ typedef struct {
 struct agl_step {
     agl_step_options options;
     step_block blocks[2];           /* by plan->turn                     */
+    unsigned char *device;          /* [capacity_bytes] inputs           */
+    size_t capacity_bytes;
     void *pixels;                   /* device: one image                 */
+    agl_step_graphs *graphs;        /* NULL: every step is launched piece by piece */
 };
 
 static size_t aligned(size_t bytes) { return (bytes + ALIGN - 1) / ALIGN * ALIGN; }
@@ -48,13 +55,12 @@ static size_t input_bytes_max(const agl_step_options *options)
     return 4 * aligned(rows * sizeof(int32_t)) + aligned(3 * rows * sizeof(int32_t)) +
            aligned(options->max_logit_rows * sizeof(int32_t)) + aligned(rows * sizeof(int64_t)) +
            aligned(sequences * sizeof(agl_attention_sequence)) +
-           aligned(sequences * options->pages_per_sequence * sizeof(int32_t));
+           aligned((sequences * options->pages_per_sequence + 1) * sizeof(int32_t));
 }
 
 static agl_status create_block(step_block *block, const agl_step_options *options, agl_error *err)
 {
-    block->capacity_bytes = input_bytes_max(options);
-    block->host = calloc(1, block->capacity_bytes);
+    block->host = calloc(1, input_bytes_max(options));
     block->rows = calloc(options->max_logit_rows, sizeof *block->rows);
     block->results = calloc(options->max_logit_rows, sizeof *block->results);
     block->forced = calloc(options->max_logit_rows, sizeof *block->forced);
@@ -64,13 +70,11 @@ static agl_status create_block(step_block *block, const agl_step_options *option
         block->forced == NULL || block->logit_first == NULL || block->sample_first == NULL) {
         return agl_fail(err, AGL_ERR_MEMORY, "no memory for the inputs of a step");
     }
-    return options->backend->ops->alloc(options->backend, (void **)&block->device,
-                                        block->capacity_bytes, AGL_MEMORY_STEP_INPUT, err);
+    return AGL_OK;
 }
 
-static void destroy_block(step_block *block, agl_backend *backend)
+static void destroy_block(step_block *block)
 {
-    if (block->device != NULL) backend->ops->free(backend, block->device);
     free(block->host);
     free(block->rows);
     free(block->results);
@@ -79,32 +83,14 @@ static void destroy_block(step_block *block, agl_backend *backend)
     free(block->sample_first);
 }
 
-agl_status agl_step_create(agl_step **out, const agl_step_options *options, agl_error *err)
-{
-    agl_step *step = calloc(1, sizeof *step);
-    if (step == NULL) return agl_fail(err, AGL_ERR_MEMORY, "no memory for the step");
-    step->options = *options;
-    agl_backend *backend = options->backend;
-    agl_status status = create_block(&step->blocks[0], options, err);
-    if (status == AGL_OK) status = create_block(&step->blocks[1], options, err);
-    if (status == AGL_OK && options->encoder != NULL) {
-        status = backend->ops->alloc(backend, &step->pixels, options->pixel_bytes_max,
-                                     AGL_MEMORY_VISION, err);
-    }
-    if (status != AGL_OK) {
-        agl_step_destroy(step);
-        return status;
-    }
-    *out = step;
-    return AGL_OK;
-}
-
 void agl_step_destroy(agl_step *step)
 {
     if (step == NULL) return;
     agl_backend *backend = step->options.backend;
-    destroy_block(&step->blocks[0], backend);
-    destroy_block(&step->blocks[1], backend);
+    agl_step_graphs_destroy(step->graphs);
+    destroy_block(&step->blocks[0]);
+    destroy_block(&step->blocks[1]);
+    if (step->device != NULL) backend->ops->free(backend, step->device);
     if (step->pixels != NULL) backend->ops->free(backend, step->pixels);
     free(step);
 }
@@ -112,11 +98,11 @@ void agl_step_destroy(agl_step *step)
 /* ---- inputs ------------------------------------------------------------ */
 
 /* Next array of the block: the host pointer is returned, *device gets its twin. */
-static void *take(step_block *block, const void **device, size_t bytes)
+static void *take(const agl_step *step, step_block *block, const void **device, size_t bytes)
 {
-    assert(block->used_bytes + aligned(bytes) <= block->capacity_bytes);
+    assert(block->used_bytes + aligned(bytes) <= step->capacity_bytes);
     void *host = block->host + block->used_bytes;
-    *device = block->device + block->used_bytes;
+    *device = step->device + block->used_bytes;
     block->used_bytes += aligned(bytes);
     return host;
 }
@@ -127,27 +113,77 @@ static uint32_t table_entries(const agl_step *step, const agl_step_entry *entry)
     return (context + step->options.page_tokens - 1) / step->options.page_tokens;
 }
 
-static void lay_out(const agl_step *step, step_block *block, const agl_step_plan *plan)
+/* Rows to record it with if all of the step's rows are text, one of each sequence; else 0. */
+static uint32_t recorded_rows(const agl_step *step, const agl_step_plan *plan)
+{
+    if (step->graphs == NULL || plan->row_count != plan->entry_count ||
+        plan->logit_count != plan->entry_count) {
+        return 0;
+    }
+    for (uint32_t e = 0; e < plan->entry_count; e++) {
+        const agl_prompt *prompt = &plan->entries[e].sequence->request->prompt;
+        if (prompt->image_count > 0 && plan->entries[e].first < prompt->tokens.count) return 0;
+    }
+    return agl_step_graphs_size_for(step->graphs, plan->row_count);
+}
+
+typedef struct {
+    size_t rows, sequences, logits, page_entries;
+} step_sizes;
+
+static void lay_out(const agl_step *step, step_block *block, const step_sizes *sizes)
 {
     step_inputs *in = &block->in;
     agl_batch *batch = &block->batch;
-    size_t rows = plan->row_count, tables = 0;
-    for (uint32_t i = 0; i < plan->entry_count; i++) tables += table_entries(step, &plan->entries[i]);
-
+    size_t rows = sizes->rows;
     block->used_bytes = 0;
-    *batch = (agl_batch){.rows = plan->row_count, .sequence_count = plan->entry_count,
-                         .logit_count = plan->logit_count, .kv = step->options.kv->layers};
-    in->ids = take(block, (const void **)&batch->ids, rows * sizeof *in->ids);
-    in->positions = take(block, (const void **)&batch->positions, 3 * rows * sizeof *in->positions);
-    in->visual_rows = take(block, (const void **)&batch->visual_rows,
+    *batch = (agl_batch){.rows = (int64_t)rows, .sequence_count = (int64_t)sizes->sequences,
+                         .logit_count = (int64_t)sizes->logits, .kv = step->options.kv->layers};
+    in->ids = take(step, block, (const void **)&batch->ids, rows * sizeof *in->ids);
+    in->positions = take(step, block, (const void **)&batch->positions,
+                         3 * rows * sizeof *in->positions);
+    in->visual_rows = take(step, block, (const void **)&batch->visual_rows,
                            rows * sizeof *in->visual_rows);
-    in->logit_rows = take(block, (const void **)&batch->logit_rows,
-                          plan->logit_count * sizeof *in->logit_rows);
-    in->slots = take(block, (const void **)&batch->slots, rows * sizeof *in->slots);
-    in->sequences = take(block, (const void **)&batch->sequences,
-                         plan->entry_count * sizeof *in->sequences);
-    in->page_tables = take(block, (const void **)&batch->page_tables,
-                           tables * sizeof *in->page_tables);
+    in->logit_rows = take(step, block, (const void **)&batch->logit_rows,
+                          sizes->logits * sizeof *in->logit_rows);
+    in->slots = take(step, block, (const void **)&batch->slots, rows * sizeof *in->slots);
+    in->sequences = take(step, block, (const void **)&batch->sequences,
+                         sizes->sequences * sizeof *in->sequences);
+    /* Last: the only array whose size differs between steps of one recording. */
+    in->page_tables = take(step, block, (const void **)&batch->page_tables,
+                           sizes->page_entries * sizeof *in->page_tables);
+}
+
+static void lay_out_plan(const agl_step *step, step_block *block, const agl_step_plan *plan)
+{
+    uint32_t padded = recorded_rows(step, plan);
+    step_sizes sizes = {plan->row_count, plan->entry_count, plan->logit_count, 0};
+    for (uint32_t i = 0; i < plan->entry_count; i++) {
+        sizes.page_entries += table_entries(step, &plan->entries[i]);
+    }
+    if (padded > 0) {
+        sizes.rows = sizes.sequences = sizes.logits = padded;
+        sizes.page_entries++;       /* page 0, for the dead */
+    }
+    block->recorded = padded > 0;
+    block->logit_count = plan->logit_count;
+    lay_out(step, block, &sizes);
+}
+
+/* Dead rows from `row` on; they share one entry of the page tables. */
+static void fill_dead(step_block *block, uint32_t row, uint32_t table)
+{
+    const step_inputs *in = &block->in;
+    uint32_t rows = (uint32_t)block->batch.rows;
+    in->page_tables[table] = 0;
+    for (uint32_t i = row; i < rows; i++) {
+        in->ids[i] = 0;
+        in->positions[i] = in->positions[rows + i] = in->positions[2 * rows + i] = 0;
+        in->slots[i] = -1;
+        in->logit_rows[i] = (int32_t)i;
+        in->sequences[i] = (agl_attention_sequence){
+            .row_first = (int32_t)i, .row_count = 1, .context = 1, .page_table = (int32_t)table};
+    }
 }
 
 /* The last token of a pending entry is not known yet: complete() puts it in. */
@@ -243,10 +279,10 @@ static void fill_sampling(step_block *block, const agl_step_entry *entry, uint32
 void agl_step_prepare(agl_step *step, const agl_step_plan *plan)
 {
     step_block *block = &step->blocks[plan->turn];
-    lay_out(step, block, plan);
+    lay_out_plan(step, block, plan);
     const step_inputs *in = &block->in;
     agl_batch *batch = &block->batch;
-    uint32_t rows = plan->row_count, row = 0, logit = 0, table = 0;
+    uint32_t rows = (uint32_t)batch->rows, row = 0, logit = 0, table = 0;
     bool visual = false;
     for (uint32_t e = 0; e < plan->entry_count; e++) {
         const agl_step_entry *entry = &plan->entries[e];
@@ -282,6 +318,8 @@ void agl_step_prepare(agl_step *step, const agl_step_plan *plan)
         table += entries;
     }
     assert(row == plan->row_count && logit == plan->logit_count);
+    if (block->recorded) fill_dead(block, row, table);
+    assert(!(block->recorded && visual));
     batch->visual = visual ? agl_encoder_cache_rows(step->options.encoder) : NULL;
     if (!visual) batch->visual_rows = NULL;
 }
@@ -354,10 +392,10 @@ static agl_status run_image(agl_step *step, const agl_step_image *image, agl_err
 
 static agl_status run_sample(agl_step *step, step_block *block, float *logits)
 {
-    if (block->batch.logit_count == 0) return AGL_OK;
+    if (block->logit_count == 0) return AGL_OK;
     agl_sample_args args = {
         .logits = logits,
-        .rows = block->batch.logit_count,
+        .rows = block->logit_count,
         .vocab = step->options.vocab,
         .vocab_used = step->options.vocab_used,
         .params = block->rows,
@@ -379,9 +417,13 @@ static agl_status run_batch(agl_step *step, step_block *block)
 {
     const agl_step_options *options = &step->options;
     float *logits = NULL;
-    AGL_TRY(options->backend->ops->upload(options->stream, block->device, block->host,
+    AGL_TRY(options->backend->ops->upload(options->stream, step->device, block->host,
                                           block->used_bytes));
-    AGL_TRY(agl_model_decode(options->model, options->stream, &block->batch, &logits));
+    if (block->recorded) {
+        AGL_TRY(agl_step_graphs_run(step->graphs, &block->batch, &logits));
+    } else {
+        AGL_TRY(agl_model_decode(options->model, options->stream, &block->batch, &logits));
+    }
     return run_sample(step, block, logits);
 }
 
@@ -403,8 +445,11 @@ agl_status agl_step_launch(agl_step *step, const agl_step_plan *plan,
                            const agl_page_context *pages, agl_error *err)
 {
     agl_status status = queue_step(step, plan, pages, err);
-    if (status != AGL_OK) agl_step_wait(step, NULL); /* what was queued before reads host memory */
-    return status;
+    if (status == AGL_OK) return AGL_OK;
+    /* What was queued before reads host memory; and the device knows best what went wrong. */
+    agl_error device;
+    if (agl_step_wait(step, &device) == AGL_OK) return status;
+    return agl_fail(err, AGL_ERR_DEVICE, "%s", device.message);
 }
 
 bool agl_step_launch_blocks(const agl_step *step, const agl_step_plan *plan)
@@ -415,6 +460,83 @@ bool agl_step_launch_blocks(const agl_step *step, const agl_step_plan *plan)
 agl_status agl_step_wait(agl_step *step, agl_error *err)
 {
     return step->options.backend->ops->stream_wait(step->options.stream, err);
+}
+
+/* ---- recording --------------------------------------------------------- */
+
+/* Libraries choose and load their kernels when they first see a shape, which must not fall into
+ * a recording: so each size is run once before. */
+static agl_status record_size(agl_step *step, uint32_t rows, agl_error *err)
+{
+    step_block *block = &step->blocks[0];
+    const agl_step_options *options = &step->options;
+    float *logits;
+    lay_out(step, block, &(step_sizes){rows, rows, rows, 1});
+    fill_dead(block, 0, 0);
+    block->batch.visual_rows = NULL;
+    block->batch.context_max = 1;
+    agl_status status = options->backend->ops->upload(options->stream, step->device, block->host,
+                                                      block->used_bytes);
+    if (status == AGL_OK) {
+        status = agl_model_decode(options->model, options->stream, &block->batch, &logits);
+    }
+    AGL_TRY(agl_step_wait(step, err));
+    if (status != AGL_OK) {
+        return agl_fail(err, status, "a step of %u rows cannot be run: %s", rows,
+                        agl_status_text(status));
+    }
+    return agl_step_graphs_record(step->graphs, &block->batch, err);
+}
+
+static agl_status record_steps(agl_step *step, agl_error *err)
+{
+    const agl_step_options *options = &step->options;
+    if (options->eager || options->backend->ops->graph_begin == NULL) return AGL_OK;
+    agl_step_graphs_options graphs = {
+        .backend = options->backend, .stream = options->stream, .model = options->model,
+        .rows_max = options->max_sequences, .context_max = options->max_model_len};
+    AGL_TRY(agl_step_graphs_create(&step->graphs, &graphs, err));
+    uint32_t last = options->max_sequences, rows;
+    for (uint32_t i = 0; (rows = agl_step_graphs_size_at(step->graphs, i)) != 0; i++) {
+        if (options->progress != NULL) {
+            options->progress(options->progress_user, "graphs", (double)rows / last);
+        }
+        agl_error cause;
+        if (record_size(step, rows, &cause) == AGL_OK) continue;
+        /* A device that cannot record can still run; one that is lost cannot. */
+        AGL_TRY(agl_step_wait(step, err));
+        agl_log_warning("Steps are not recorded, short ones will be slower: %s", cause.message);
+        agl_step_graphs_destroy(step->graphs);
+        step->graphs = NULL;
+        return AGL_OK;
+    }
+    return AGL_OK;
+}
+
+agl_status agl_step_create(agl_step **out, const agl_step_options *options, agl_error *err)
+{
+    agl_step *step = calloc(1, sizeof *step);
+    if (step == NULL) return agl_fail(err, AGL_ERR_MEMORY, "no memory for the step");
+    step->options = *options;
+    agl_backend *backend = options->backend;
+    agl_status status = create_block(&step->blocks[0], options, err);
+    if (status == AGL_OK) status = create_block(&step->blocks[1], options, err);
+    step->capacity_bytes = input_bytes_max(options);
+    if (status == AGL_OK) {
+        status = backend->ops->alloc(backend, (void **)&step->device, step->capacity_bytes,
+                                     AGL_MEMORY_STEP_INPUT, err);
+    }
+    if (status == AGL_OK && options->encoder != NULL) {
+        status = backend->ops->alloc(backend, &step->pixels, options->pixel_bytes_max,
+                                     AGL_MEMORY_VISION, err);
+    }
+    if (status == AGL_OK) status = record_steps(step, err);
+    if (status != AGL_OK) {
+        agl_step_destroy(step);
+        return status;
+    }
+    *out = step;
+    return AGL_OK;
 }
 
 const agl_sample_result *agl_step_sample(const agl_step *step, const agl_step_plan *plan,

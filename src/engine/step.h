@@ -2,13 +2,15 @@
  *
  * step.h - one forward pass: from a plan to sampled tokens.
  *
- * The inputs of a step lie in one host block with the same layout as one device block,
+ * The inputs of a step lie in one host block with the same layout as the device block,
  * so a step uploads once:
  *
  *     ids | positions t,h,w | visual rows | logit rows | slots | sequences | page tables
  *
  * Arrays are packed behind each other at 64-byte borders for the step's actual sizes. There are
- * two such pairs, by plan->turn: while one step is on the device, the next is laid out.
+ * two host blocks, by plan->turn: while one step is on the device, the next is laid out. They
+ * share the device block, which the stream fills only when the step before has read it. A step
+ * that is recorded (step_graphs.h) is laid out for the rows of the recording.
  *
  *     prepare    all that does not depend on the tokens of the step before
  *     complete   these tokens, and which rows are dead
@@ -36,11 +38,16 @@ typedef struct {
     agl_kv_memory *kv;
     agl_encoder_cache *encoder; /* NULL: no vision */
     uint32_t max_rows, max_sequences, max_logit_rows;
-    uint32_t page_tokens, pages_per_sequence;
+    uint32_t page_tokens, pages_per_sequence, max_model_len;
     uint32_t vocab, vocab_used;
     size_t pixel_bytes_max;     /* of one resized image */
+    bool eager;                 /* record nothing */
+    agl_progress_fn progress;   /* of the recording; NULL allowed */
+    void *progress_user;
 } agl_step_options;
 
+/* The model is ready to run: where the backend can record, decode steps are run once, with dead
+ * rows only, and recorded. */
 agl_status agl_step_create(agl_step **out, const agl_step_options *options, agl_error *err);
 void agl_step_destroy(agl_step *step);                      /* NULL is allowed */
 

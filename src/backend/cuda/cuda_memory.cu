@@ -239,6 +239,7 @@ agl_status agl_cuda_graph_end(agl_stream *stream, agl_graph **out, agl_error *er
     cudaError_t error = cudaStreamEndCapture(agl_cuda_queue(stream), &recorded);
     /* The form without flags changed its parameters between CUDA 11 and 12. */
     if (error == cudaSuccess) error = cudaGraphInstantiateWithFlags(&exec, recorded, 0);
+    if (error == cudaSuccess) error = cudaGraphUpload(exec, agl_cuda_queue(stream));
     if (recorded != NULL) cudaGraphDestroy(recorded);
     AGL_TRY(agl_cuda_check(error, "a step cannot be recorded", err));
     agl_graph *graph = (agl_graph *)calloc(1, sizeof *graph);
