@@ -134,11 +134,9 @@ EMU_FLAGS := -std=c++17 -Wall -Wextra -Werror -Wno-sign-compare -Wno-unknown-pra
              -pthread -fPIC -fvisibility=hidden -I$(EMU) -Iinclude -Isrc -Itests
 EMU_OBJ   := $(patsubst $(EMU)/%.cc,$(BUILD)/emulated/%.o,$(filter-out %/cublaslt.cc,$(wildcard $(EMU)/*.cc)))
 EMU_CUDA  := $(patsubst src/backend/cuda/%.cu,$(BUILD)/emulated/cuda/%.o,$(wildcard src/backend/cuda/*.cu))
-# A check needs the whole backend.
-EMU_CHECK := $(if $(filter 3,$(words $(wildcard $(addprefix src/backend/cuda/,linear.cu attention.cu sample.cu)))),\
-             $(CUDA_CHECK:tests/kernel/%.c=$(BUILD)/tests/emulated/%))
+EMU_CHECK := $(CUDA_CHECK:tests/kernel/%.c=$(BUILD)/tests/emulated/%)
 EMU_BIN   := $(BUILD)/tests/emulated/check_emulator $(EMU_CHECK)
-EMU_LINK   = $(call say,LD,$@) $(CXX) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/../../emulated' \
+EMU_LINK   = $(call say,LD,$@) $(CXX) $(LDFLAGS) $(QUEUED) -o $@ $(filter %.o,$^) $(filter %.a,$^) -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/../../emulated' \
              -rdynamic $(LDLIBS) -ldl -lcmocka
 
 $(BUILD)/emulated/%.o: $(EMU)/%.cc
@@ -156,11 +154,35 @@ $(BUILD)/tests/emulated/check_emulator: $(BUILD)/emulated/check_emulator.o $(EMU
 $(BUILD)/emulated/libcublasLt.so.13: $(EMU)/cublaslt.cc
 	@mkdir -p $(@D)
 	$(call say,CXX,$<) $(CXX) $(EMU_FLAGS) -MMD -MP -MF $@.d -shared -o $@ $<
-$(EMU_CHECK): | $(BUILD)/emulated/libcublasLt.so.13
-$(EMU_CHECK): $(BUILD)/tests/emulated/%: $(BUILD)/tests/kernel/%.o $(BUILD)/tests/support/test_cuda.o \
-              $(BUILD)/tests/support/test_kernel.o $(EMU_CUDA) $(EMU_OBJ) $(BUILD)/libagl.a
-	@mkdir -p $(@D)
-	$(EMU_LINK)
+
+# Checks of the CUDA backend, twice: emulated, and for a GPU in a build with CUDA. Beside them, on
+# the same two, the networks against the reference and the engine's equivalences.
+CUDA_TEST := $(CUDA_CHECK) tests/golden/test_model.c tests/unit/engine/test_equivalence.c $(wildcard tests/cuda/*.c)
+CUDA_BIN  := $(foreach t,$(CUDA_TEST),$(BUILD)/tests/cuda/$(basename $(notdir $(t))))
+define cuda_test
+$(BUILD)/tests/cuda/$(basename $(notdir $(1))): $(1:%.c=$(BUILD)/%.o) $(TEST_OBJ) $(BUILD)/libapp.a $(BUILD)/libagl.a
+	@mkdir -p $$(@D)
+	$$(call say,LD,$$@) $(CC) $$(LDFLAGS) $(QUEUED) -o $$@ $$(filter %.o,$$^) $$(filter %.a,$$^) $$(LDLIBS) -lcmocka
+$(BUILD)/tests/emulated/$(basename $(notdir $(1))): $(1:%.c=$(BUILD)/%.o) $(TEST_OBJ) $(EMU_CUDA) $(EMU_OBJ) \
+        $(BUILD)/libapp.a $(BUILD)/libagl.a | $(BUILD)/emulated/libcublasLt.so.13
+	@mkdir -p $$(@D)
+	$$(EMU_LINK)
+endef
+$(foreach t,$(CUDA_TEST),$(eval $(call cuda_test,$(t))))
+
+cuda-test-binaries: all $(CUDA_BIN)
+cuda-tests:
+	$(MAKE) BUILD=$(BUILD)/cuda CUDA=1 cuda-test-binaries
+# On this machine's GPU; prints the reason and skips without one.
+test-cuda: cuda-tests
+	BUILD=$(BUILD)/cuda tests/cuda/run.sh check
+# Minutes: what a GPU is to compute with the networks, on the CPU.
+test-emulated: $(EMU_BIN) $(BUILD)/tests/emulated/test_model $(BUILD)/tests/emulated/test_equivalence
+	for dtype in float32 bfloat16 float16; do \
+	    AGL_TEST_DEVICE=cuda AGL_TEST_DTYPE=$$dtype tests/run_unit.sh $(BUILD)/tests/emulated/test_model || exit 1; \
+	done
+	AGL_TEST_DEVICE=cuda tests/run_unit.sh $(BUILD)/tests/emulated/test_equivalence
+	for order in 7 8 9; do CUDA_EMULATOR_ORDER=$$order tests/run_unit.sh $(EMU_BIN) || exit 1; done
 
 test-binaries: $(UNIT_BIN) $(EMU_BIN)
 # Emulated kernels run with threads and blocks in ascending and in descending order.
@@ -224,11 +246,12 @@ help:
 	@echo "make cuda       the same with CUDA for every GPU, in build/cuda (needs nvcc, no GPU);"
 	@echo "                by itself make builds for the GPUs of this machine: CUDA=0|1, CUDA_ARCHS=\"86 89\""
 	@echo "make test       unit, kernel and golden tests (./run_tests.sh runs everything)"
+	@echo "make test-cuda  the CUDA backend on a GPU; make test-emulated: its networks without one (minutes)"
 	@echo "make asan|tsan  the same under sanitizers"
 	@echo "make load-test  256 streams with aborts on the engine; what scheduler and caches are worth"
 	@echo "make soak       the server under load and abuse; SOAK=\"--seconds 600\""
 	@echo "make fuzz       libFuzzer targets in build/fuzzing/fuzz (needs clang)"
 	@echo "make install    PREFIX=$(PREFIX)"
 
-.PHONY: FORCE all cuda test test-binaries load-test soak asan tsan fuzz fuzz-binaries install clean help
+.PHONY: FORCE all cuda cuda-tests cuda-test-binaries test-cuda test-emulated test test-binaries load-test soak asan tsan fuzz fuzz-binaries install clean help
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

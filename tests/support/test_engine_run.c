@@ -23,6 +23,12 @@ agl_engine *test_engine_open(const char *folder, const agl_engine_options *given
 {
     agl_engine_options options = given != NULL ? *given : (agl_engine_options){0};
     options.model = folder;
+    /* AGL_TEST_DEVICE=cuda: what a request says must not depend on the others there either. */
+    const char *device = getenv("AGL_TEST_DEVICE");
+    if (options.device == NULL) {
+        options.device = device != NULL ? device : "cpu";
+        if (device != NULL && options.dtype == NULL) options.dtype = "float32";
+    }
     if (options.threads == 0) options.threads = 1;
     if (options.max_model_len == 0) options.max_model_len = 1024;
     if (options.max_num_seqs == 0) options.max_num_seqs = 64;
