@@ -47,6 +47,7 @@ struct agl_engine {
     agl_step *step;
     agl_request *active;            /* list of all requests that have not ended   */
     agl_request *departed;          /* and of those that have, in this round      */
+    agl_request *told_first, *told_last; /* whose consumers are to be notified    */
     uint64_t deadline_next_ns;      /* no deadline passes before; 0: there is none */
     pthread_t thread;
     bool thread_started;

@@ -45,6 +45,28 @@ typedef struct {
     uint32_t generated;
 } pipeline;
 
+/* Consumers that have news are told together: the first to be woken may take the processor away,
+ * and the others, and the next step, would wait for it. */
+static void notify_later(agl_engine *engine, agl_request *request)
+{
+    if (request->to_be_told) return;
+    request->to_be_told = true;
+    request->told_next = NULL;
+    if (engine->told_first == NULL) engine->told_first = request;
+    else engine->told_last->told_next = request;
+    engine->told_last = request;
+}
+
+static void notify_all(agl_engine *engine)
+{
+    while (engine->told_first != NULL) {
+        agl_request *request = engine->told_first;
+        engine->told_first = request->told_next;
+        request->to_be_told = false;
+        agl_request_notify(request);
+    }
+}
+
 static void active_add(agl_engine *engine, agl_request *request)
 {
     request->active_previous = NULL;
@@ -68,9 +90,10 @@ static void active_remove(agl_engine *engine, agl_request *request)
     engine->departed = request;
 }
 
-/* At the end of a round: the step on the device was completed after they had ended. */
+/* The end of a round. The step on the device was completed after they had departed. */
 static void let_departed_go(agl_engine *engine)
 {
+    notify_all(engine);
     while (engine->departed != NULL) {
         agl_request *request = engine->departed;
         engine->departed = request->active_next;
@@ -80,7 +103,8 @@ static void let_departed_go(agl_engine *engine)
 
 /* Show the consumer the sequence as it is now. token_ns: when its newest token was made; 0: none
  * is new. */
-static void publish(agl_sequence *sequence, agl_finish finish, int32_t stop_token, uint64_t token_ns)
+static void publish(agl_engine *engine, agl_sequence *sequence, agl_finish finish,
+                    int32_t stop_token, uint64_t token_ns)
 {
     agl_request *request = sequence->request;
     pthread_mutex_lock(&request->lock);
@@ -94,7 +118,7 @@ static void publish(agl_sequence *sequence, agl_finish finish, int32_t stop_toke
     }
     bool notify = agl_request_news(request);
     pthread_mutex_unlock(&request->lock);
-    if (notify) agl_request_notify(request);
+    if (notify) notify_later(engine, request);
 }
 
 static void end_sequence(agl_engine *engine, agl_sequence *sequence, agl_finish finish,
@@ -102,7 +126,7 @@ static void end_sequence(agl_engine *engine, agl_sequence *sequence, agl_finish 
 {
     agl_request *request = sequence->request;
     agl_scheduler_end(engine->scheduler, sequence);
-    publish(sequence, finish, stop_token, token_ns);
+    publish(engine, sequence, finish, stop_token, token_ns);
     assert(request->live > 0);
     if (--request->live == 0) active_remove(engine, request);
 }
@@ -136,7 +160,7 @@ static void fail_unqueued(agl_engine *engine, agl_request *request, agl_status s
     snprintf(request->message, sizeof request->message, "%s", message);
     bool notify = agl_request_news(request);
     pthread_mutex_unlock(&request->lock);
-    if (notify) agl_request_notify(request);
+    if (notify) notify_later(engine, request);
     request->live = 0;
     active_remove(engine, request);
 }
@@ -408,12 +432,13 @@ static void publish_step(agl_engine *engine, const pipeline *pipe, const agl_ste
             agl_sequence *choice = entry->samples > 1 ? &entry->sequence->request->sequences[i]
                                                       : entry->sequence;
             if (choice->ending == AGL_FINISH_NONE) {
-                publish(choice, AGL_FINISH_NONE, -1, token_ns);
+                publish(engine, choice, AGL_FINISH_NONE, -1, token_ns);
             } else {
                 end_sequence(engine, choice, choice->ending, choice->ending_token, token_ns);
             }
         }
     }
+    notify_all(engine);
 }
 
 static void fail_all(agl_engine *engine, agl_status status, const char *message)
@@ -519,6 +544,7 @@ void *agl_engine_loop(void *argument)
     while (take_inbox(engine, &pipe)) {
         check_deadlines(engine);
         update_gauges(engine);
+        notify_all(engine);
         /* Only this thread writes `fatal`, so it may read it without the lock. */
         if (engine->fatal != AGL_OK) fail_all(engine, engine->fatal, engine->fatal_message);
         else if (engine->active != NULL || pipe.on_device != NULL) run_round(engine, &pipe);

@@ -87,7 +87,8 @@ struct agl_request {
     /* Engine thread. */
     uint32_t live;              /* sequences not ended                                 */
     bool scheduled;             /* has left the queue once                             */
-    agl_request *active_next, *active_previous;
+    agl_request *active_next, *active_previous, *told_next;
+    bool to_be_told;            /* is in the engine's list of these                    */
 
     /* Under lock: what the engine tells the consumer. */
     pthread_mutex_t lock;
