@@ -70,6 +70,7 @@ extern "C" agl_status agl_cuda_attention_dense(agl_stream *stream,
 
 extern "C" uint64_t agl_cuda_attention_bytes(const agl_cuda *cuda, const agl_backend_limits *limits)
 {
-    bool tensor = limits->head_dim == ATTENTION_DIM && cuda->base.activation != AGL_F32;
+    bool tensor = limits->head_dim == ATTENTION_DIM && limits->kv_heads > 0 &&
+                  cuda->base.activation != AGL_F32;
     return tensor ? agl_cuda_attention_decode_bytes(cuda, limits) : 0;
 }
