@@ -39,11 +39,13 @@ extern "C" agl_status agl_cuda_attention_paged(agl_stream *stream,
         return AGL_ERR_UNSUPPORTED;
     }
     if (!has_tensor_kernel(stream, kv->head_dim) || args->q_stride % 8 != 0 ||
-        !is_aligned(args->q) || !is_aligned(args->out) || !is_aligned(kv->k) || !is_aligned(kv->v)) {
+        !is_aligned(args->q) || !is_aligned(args->out) || !is_aligned(kv->k) ||
+        !is_aligned(kv->v)) {
         return agl_cuda_attention_plain_paged(stream, args);
     }
     AGL_TRY(agl_cuda_attention_decode(stream, args));
-    return args->rows > args->sequence_count ? agl_cuda_attention_tiles_paged(stream, args) : AGL_OK;
+    if (args->rows == args->sequence_count) return AGL_OK;
+    return agl_cuda_attention_tiles_paged(stream, args);
 }
 
 extern "C" agl_status agl_cuda_attention_dense(agl_stream *stream,

@@ -84,8 +84,8 @@ static __device__ __forceinline__ unsigned char *tile_piece(unsigned char *tile,
     return tile + row * ROW_BYTES + ((piece ^ (row & 7)) << 4);
 }
 
-/* What a lane adds to a tile to read its part of a fragment at row 0, piece 0. Rows advance in steps
- * of 8, pieces in steps of 2, so that a fragment elsewhere is one addition and one xor away. */
+/* What a lane adds to a tile to read its part of a fragment at row 0, piece 0. Rows advance in
+ * steps of 8, pieces in steps of 2: a fragment elsewhere is one addition and one xor away. */
 static __device__ __forceinline__ int tile_lane(int row, int piece)
 {
     return row * ROW_BYTES + ((piece ^ (row & 7)) << 4);

@@ -224,7 +224,8 @@ static __device__ __forceinline__ void chunk_weights(decode_state *state, decode
         state->max[h] = max;
 #pragma unroll
         for (int n = 0; n < WARP_KEYS / 8; n++) {
-            float low = ptx_exp2(scores[n][2 * h] - max), high = ptx_exp2(scores[n][2 * h + 1] - max);
+            float low = ptx_exp2(scores[n][2 * h] - max);
+            float high = ptx_exp2(scores[n][2 * h + 1] - max);
             sum += low + high;
             unsigned char *piece = tile_piece(shared->weights, head, warp * (WARP_KEYS / 8) + n);
             *(uint32_t *)(piece + lane % 4 * 4) = pack_weights<T>(low, high);
@@ -250,7 +251,8 @@ static __device__ __forceinline__ void chunk_values(decode_state *state, decode_
 #pragma unroll
         for (int n = 0; n < WARP_DIMS / 8; n += 2) {
             uint32_t b[4];
-            ptx_ldmatrix_x4_trans(b, tile_at(shared->v, lane_offset, k * 16, warp * (WARP_DIMS / 8) + n));
+            ptx_ldmatrix_x4_trans(b, tile_at(shared->v, lane_offset, k * 16,
+                                             warp * (WARP_DIMS / 8) + n));
             ptx_mma<T>(d[n], a, b);
             ptx_mma<T>(d[n + 1], a, b + 2);
         }
@@ -429,7 +431,7 @@ merge_kernel(decode_job job, int staged)
     int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
     int head = (int)blockIdx.x * ((int)blockDim.x / WARP_LANES) + warp, number = (int)blockIdx.y;
     float4 *values = (float4 *)memory + warp * staged * WARP_LANES;   /* [staged][lane]  */
-    /* Not the decode kernel's: older work, which that one waited for before it let this one begin. */
+    /* Not written by the decode kernel, which lets this one begin only after its own wait. */
     agl_attention_sequence sequence = sequence_load(job.view, number);
     ptx_wait_for_previous();
     ptx_release_next();
@@ -441,12 +443,13 @@ merge_kernel(decode_job job, int staged)
         int groups = group_count(chunks, sequence.row_count);
         int parts = part_count(job.kind, chunks, sequence.row_count);
         if (parts <= 1) continue;
-        const decode_part *first = job.parts + ((int64_t)number * job.tiles + tile) * job.tile_parts +
-                                   r * job.row_parts;
+        const decode_part *first = job.parts + r * job.row_parts +
+                                   ((int64_t)number * job.tiles + tile) * job.tile_parts;
         float row_max = 0, row_sum = 0, group_max = 0, group_sum = 0, keep, add;
         float row[4], group[4];
         bool is_chunk = job.kind == PART_CHUNK;              /* else a part is a group       */
-        int group_index = 0, group_begin = 0, group_end = is_chunk ? group_first(1, chunks, groups) : 1;
+        int group_end = is_chunk ? group_first(1, chunks, groups) : 1;
+        int group_index = 0, group_begin = 0;
         for (int from = 0; from < parts; from += staged) {
             int count = min(staged, parts - from);
             for (int i = 0; i < count; i++) {
@@ -473,7 +476,9 @@ merge_kernel(decode_job job, int staged)
                     for (int d = 0; d < 4; d++) group[d] = later[d];
                 } else {
                     fold(&group_max, &group_sum, max, sum, &keep, &add);
-                    for (int d = 0; d < 4; d++) group[d] = fold_value(group[d], later[d], keep, add);
+                    for (int d = 0; d < 4; d++) {
+                        group[d] = fold_value(group[d], later[d], keep, add);
+                    }
                 }
                 if (part + 1 < group_end) continue;
                 if (group_index == 0) {
@@ -564,8 +569,9 @@ agl_status agl_cuda_attention_decode(agl_stream *stream, const agl_attention_pag
     job.tiles = tiles_of(args->heads, args->kv.kv_heads);
     job.parts = (decode_part *)cuda->attention_space.data;
     choose_parts(&job, cuda, args->rows);
-    return stream->backend->activation == AGL_F16 ? decode_launch<__half>(stream, job, args->rows)
-                                                  : decode_launch<__nv_bfloat16>(stream, job, args->rows);
+    bool half = stream->backend->activation == AGL_F16;
+    return half ? decode_launch<__half>(stream, job, args->rows)
+                : decode_launch<__nv_bfloat16>(stream, job, args->rows);
 }
 
 uint64_t agl_cuda_attention_decode_bytes(const agl_cuda *cuda, const agl_backend_limits *limits)

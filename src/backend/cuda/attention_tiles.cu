@@ -15,9 +15,9 @@
  *           tile masks 8 tokens' worth and not 128. A sequence's last tiles, the longest, start
  *           first. The grid is an upper bound; a block counts from `sequences` what is its own.
  * Numerics  F32 sums of 16-bit products over blocks of 64 keys, weights rounded to 16 bit before
- *           they meet V. Weights are 2^(score - m), where m follows the row's maximum only when that
- *           is more than 8 ahead: the sum divides m out, and values need not be scaled down for
- *           each small rise. A row's bits depend on its own keys alone.
+ *           they meet V. Weights are 2^(score - m), where m follows the row's maximum only when
+ *           that is more than 8 ahead: the sum divides m out, and values need not be scaled down
+ *           for each small rise. A row's bits depend on its own keys alone.
  *
  * A warp of 128 rows owns two m16 tiles, so each fragment of K and V that it loads serves two
  * products: with one, shared memory would bound the kernel at half the rate. Their sums are 128
@@ -69,9 +69,9 @@ typedef struct {
 typedef struct {
     unsigned char k[TILE_KEYS * ROW_BYTES], v[TILE_KEYS * ROW_BYTES];
     uint32_t slots[2][TILE_KEYS];    /* paged: of this block of keys and the next        */
-    /* What follows would fit registers if there were any left. lane_rows, lane_columns: where a lane
-     * reads in a tile; loaded for every block of keys, or the compiler keeps all the addresses that
-     * follow from them. */
+    /* What follows would be in registers if there were any left. lane_rows, lane_columns: where a
+     * lane reads in a tile; loaded for every block of keys, or the compiler keeps all the addresses
+     * that follow from them. */
     tile_work work;
     int lane_rows[WARP_LANES], lane_columns[WARP_LANES];
     float sum[2 * M_TILES_MAX][TILE_THREADS]; /* the lane's part of its rows' sums       */
@@ -90,7 +90,8 @@ static __device__ __forceinline__ void fetch_q(unsigned char *tile, const tile_w
         bool valid = work.row_first + row < work.row_count;
         int flat = valid ? work.row_first + row : 0;
         int token = flat / work.ratio, head = flat - token * work.ratio;
-        const T *from = (const T *)work.q + token * work.q_stride + head * ATTENTION_DIM + piece * 8;
+        const T *from = (const T *)work.q + token * work.q_stride + head * ATTENTION_DIM +
+                        piece * 8;
         ptx_cp_async16_or_zero(tile_piece(tile, row, piece), from, valid);
     }
 }
@@ -300,7 +301,9 @@ static __device__ __forceinline__ void tile_run(tile_shared *shared,
         shared->lane_columns[threadIdx.x] = tile_lane_columns(threadIdx.x);
     }
     bool has_slot = PAGED && threadIdx.x < TILE_KEYS;
-    if (has_slot) shared->slots[0][threadIdx.x] = key_slot(*view, work.page_table, work.kv_head, key);
+    if (has_slot) {
+        shared->slots[0][threadIdx.x] = key_slot(*view, work.page_table, work.kv_head, key);
+    }
     if (PAGED) __syncthreads();
     fetch_q<T, M>(shared->q, work);
     fetch_keys<T, PAGED>(shared->k, work.k, work, shared->slots[0], 0);
@@ -457,9 +460,11 @@ agl_status agl_cuda_attention_tiles_paged(agl_stream *stream, const agl_attentio
 {
     bool half = stream->backend->activation == AGL_F16;
     if (is_small(stream, paged_blocks(args, TILE_ROWS(2)))) {
-        return half ? paged_launch<__half, 1>(stream, args) : paged_launch<__nv_bfloat16, 1>(stream, args);
+        return half ? paged_launch<__half, 1>(stream, args)
+                    : paged_launch<__nv_bfloat16, 1>(stream, args);
     }
-    return half ? paged_launch<__half, 2>(stream, args) : paged_launch<__nv_bfloat16, 2>(stream, args);
+    return half ? paged_launch<__half, 2>(stream, args)
+                : paged_launch<__nv_bfloat16, 2>(stream, args);
 }
 
 template <typename T, int M>
@@ -491,7 +496,9 @@ agl_status agl_cuda_attention_tiles_dense(agl_stream *stream, const agl_attentio
 {
     bool half = stream->backend->activation == AGL_F16;
     if (is_small(stream, args->tokens / TILE_ROWS(2) * args->heads)) {
-        return half ? dense_launch<__half, 1>(stream, args) : dense_launch<__nv_bfloat16, 1>(stream, args);
+        return half ? dense_launch<__half, 1>(stream, args)
+                    : dense_launch<__nv_bfloat16, 1>(stream, args);
     }
-    return half ? dense_launch<__half, 2>(stream, args) : dense_launch<__nv_bfloat16, 2>(stream, args);
+    return half ? dense_launch<__half, 2>(stream, args)
+                : dense_launch<__nv_bfloat16, 2>(stream, args);
 }
