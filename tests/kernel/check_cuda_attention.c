@@ -299,6 +299,45 @@ static void prefill_does_not_depend_on_the_batch(void **state)
     }
 }
 
+/* A recorded step is replayed after other sequences were written over the ones it was recorded with. */
+static void recorded_attention_reads_its_sequences_anew(void **state)
+{
+    (void)state;
+    static const paged_case RECORDED = {32, 2, 128, 16, 2, false, {{1, 700}, {20, 150}, {1, 1}, {2, 300}}};
+    test_cuda t;
+    if (!open_device(&t, AGL_BF16, 32, 2, 128)) return;
+    const agl_backend_ops *ops = t.cuda->ops;
+    paged_data data = make_paged(&t, &RECORDED);
+    agl_attention_paged_args device = paged_device_args(&t, &data, data.sequences, data.sequence_count, data.rows);
+    device.context_max = 1024;
+    agl_graph *graph = NULL;
+    assert_int_equal(ops->graph_begin(t.cuda_stream), AGL_OK);
+    assert_int_equal(ops->attention_paged(t.cuda_stream, &device), AGL_OK);
+    assert_int_equal(ops->graph_end(t.cuda_stream, &graph, NULL), AGL_OK);
+
+    float *want = test_alloc((size_t)(data.rows * data.width) * sizeof *want);
+    agl_attention_paged_args args = paged_args(&data);
+    args.out = want;
+    for (int round = 0; round < 3; round++) {
+        assert_int_equal(t.cpu->ops->attention_paged(t.cpu_stream, &args), AGL_OK);
+        assert_int_equal(ops->upload(t.cuda_stream, (void *)(uintptr_t)device.sequences, data.sequences,
+                                     (size_t)data.sequence_count * sizeof *data.sequences), AGL_OK);
+        assert_int_equal(ops->graph_launch(t.cuda_stream, graph), AGL_OK);
+        test_cuda_compare(&t, "recorded", device.out, AGL_BF16, want, (size_t)(data.rows * data.width), 0,
+                          tolerance(AGL_BF16, RECORDED.q_scale));
+        /* Rows change hands: the prefill ends up decoded, and the last sequence goes in tiles. */
+        data.sequences[0].context -= 201, data.sequences[3].context -= 130;
+        data.sequences[1].row_count -= 9, data.sequences[1].context -= 31;
+        data.sequences[2].row_first -= 9, data.sequences[2].row_count = data.sequences[2].context = 1;
+        data.sequences[3].row_first -= 9, data.sequences[3].row_count += 9;
+    }
+    ops->graph_destroy(t.cuda, graph);
+    test_cuda_free(&t, device.out), test_cuda_free(&t, (void *)(uintptr_t)device.sequences);
+    free(want);
+    free_paged(&t, &data);
+    test_cuda_close(&t);
+}
+
 /* ---- dense ----------------------------------------------------------------- */
 
 static void check_dense(agl_dtype dtype, int64_t heads, int64_t head_dim, const int32_t *segments,
@@ -451,6 +490,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(paged_is_right),
         cmocka_unit_test(decode_does_not_depend_on_the_batch),
         cmocka_unit_test(prefill_does_not_depend_on_the_batch),
+        cmocka_unit_test(recorded_attention_reads_its_sequences_anew),
         cmocka_unit_test(dense_is_right),
         cmocka_unit_test(bad_arguments_are_refused),
     };
