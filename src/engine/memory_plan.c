@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "media/image.h"
 
 #define GIB (1024.0 * 1024.0 * 1024.0)
 #define DEFAULT_UTILIZATION 0.9
@@ -118,6 +119,18 @@ static agl_status plan_limits(agl_memory_plan *plan, const agl_engine_options *o
     return AGL_OK;
 }
 
+/* Pixels of the largest resized picture. Sides are multiples of `side`: a small picture grows to
+ * pixels_min with its sides rounded up, and a narrow one shrinks to one `side` and not below. Both
+ * may pass a low cap, the more the further from square (AGL_IMAGE_ASPECT_MAX). */
+static int64_t resized_pixels_max(int64_t cap, int64_t pixels_min, int64_t side)
+{
+    double aspect = sqrt((double)AGL_IMAGE_ASPECT_MAX), least = sqrt((double)pixels_min);
+    double grown = (least * aspect + (double)side) * (least / aspect + (double)side);
+    double narrow = sqrt((double)cap) * aspect * (double)side;
+    double most = fmax(fmax(grown, narrow), (double)cap);
+    return (int64_t)most;
+}
+
 static agl_status plan_vision(agl_memory_plan *plan, const agl_engine_options *options,
                               const agl_config *config, const agl_backend *backend, agl_error *err)
 {
@@ -135,6 +148,7 @@ static agl_status plan_vision(agl_memory_plan *plan, const agl_engine_options *o
         pixels = (int64_t)options->max_pixels;
     }
     int64_t window = plan->max_model_len != 0 ? plan->max_model_len : config->text.max_positions;
+    pixels = resized_pixels_max(pixels, config->image.pixels_min / vision->frames, side);
     int64_t tokens = pixels / (side * side);
     if (tokens < 1) tokens = 1;
     if (tokens > window) tokens = window;       /* a larger image is over the context anyway */

@@ -45,8 +45,10 @@ typedef struct {
     int64_t pixels_min, pixels_max; /* of frames * H * W                       */
 } agl_resize_rule;
 
+#define AGL_IMAGE_ASPECT_MAX 200
+
 /* The processor's "smart resize": sizes the picture is scaled to, multiples of factor.
- * ARGUMENT when the aspect ratio is over 200. MODEL.md, "Target size". */
+ * ARGUMENT when the aspect ratio is over the maximum. MODEL.md, "Target size". */
 agl_status agl_image_target_size(int64_t *out_height, int64_t *out_width, int64_t height,
                                  int64_t width, const agl_resize_rule *rule, agl_error *err);
 

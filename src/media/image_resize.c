@@ -38,10 +38,10 @@ agl_status agl_image_target_size(int64_t *out_height, int64_t *out_width, int64_
         w = trunc(w * scale);
     }
     double aspect = fmax(h, w) / fmin(h, w);
-    if (aspect > 200.0)
+    if (aspect > AGL_IMAGE_ASPECT_MAX)
         return agl_fail(err, AGL_ERR_ARGUMENT,
-                        "image of %lld x %lld pixels: aspect ratio %.1f is over 200",
-                        (long long)width, (long long)height, aspect);
+                        "image of %lld x %lld pixels: aspect ratio %.1f is over %d",
+                        (long long)width, (long long)height, aspect, AGL_IMAGE_ASPECT_MAX);
     double target_h = factor * rint(h / factor), target_w = factor * rint(w / factor);
     double area = frames * target_h * target_w;
     if (area > (double)rule->pixels_max) {

@@ -265,6 +265,24 @@ static void bad_requests_are_refused(void **state)
     assert_null(none);
 }
 
+/* Small pictures grow to the checkpoint's least size with sides rounded up, narrow ones keep a
+ * width of one cell: with the lowest cap both come out larger than it. */
+static void pictures_over_a_low_cap_fit(void **state)
+{
+    (void)state;
+    static const uint32_t SIZES[][2] = {{56, 84}, {28, 28}, {1, 200}, {30, 3000}, {2000, 28}, {90, 90}};
+    agl_engine_options options = {.max_pixels = 6272};
+    agl_engine *engine = test_engine_open(folder, &options);
+    for (size_t i = 0; i < AGL_COUNT(SIZES); i++) {
+        test_job job = test_job_image(i, SIZES[i][0], SIZES[i][1], 1);
+        test_result result = test_run(engine, &job);
+        if (result.status != AGL_OK) fail_msg("%s", result.message);
+        test_result_free(&result);
+        test_job_free(&job);
+    }
+    test_engine_close_idle(engine);
+}
+
 static void a_full_queue_is_busy(void **state)
 {
     (void)state;
@@ -445,7 +463,7 @@ static void random_aborts_leave_nothing_behind(void **state)
     (void)state;
     agl_engine_options options = {.max_model_len = 256, .max_num_seqs = 12,
                                   .max_num_batched_tokens = 48, .kv_cache_bytes = 700 * 512,
-                                  .encoder_cache_bytes = 40 * 256};
+                                  .encoder_cache_bytes = 60 * 256};
     agl_engine *engine = test_engine_open(folder, &options);
     chaos users[5];
     pthread_t threads[5];
@@ -498,6 +516,7 @@ int main(void)
         cmocka_unit_test(stop_tokens_end_the_answer),
         cmocka_unit_test(bad_words_do_not_come),
         cmocka_unit_test(bad_requests_are_refused),
+        cmocka_unit_test(pictures_over_a_low_cap_fit),
         cmocka_unit_test(a_full_queue_is_busy),
         cmocka_unit_test(priority_goes_first),
         cmocka_unit_test(a_deadline_ends_the_request),
