@@ -186,15 +186,16 @@ test-emulated: $(EMU_BIN) $(BUILD)/tests/emulated/test_model $(BUILD)/tests/emul
 
 test-binaries: $(UNIT_BIN) $(EMU_BIN)
 # Emulated kernels run with threads and blocks in ascending and in descending order.
+EMU_ORDERS ?= 0 1
 test: all $(UNIT_BIN) $(EMU_BIN)
-	$(Q)tests/run_unit.sh $(UNIT_BIN) $(EMU_BIN)
-	$(Q)CUDA_EMULATOR_ORDER=1 tests/run_unit.sh $(EMU_BIN)
+	$(Q)tests/run_unit.sh $(UNIT_BIN)
+	$(Q)for order in $(EMU_ORDERS); do CUDA_EMULATOR_ORDER=$$order tests/run_unit.sh $(EMU_BIN) || exit 1; done
 
 # The same list under sanitizers, in build folders of their own.
 asan:
-	$(MAKE) BUILD=$(BUILD)/asan CUDA=0 OPT="-O1 -g" SAN="-fsanitize=address,undefined -fno-sanitize-recover=undefined" test
+	$(MAKE) BUILD=$(BUILD)/asan CUDA=0 OPT="-O1 -g" SAN="-fsanitize=address,undefined -fno-sanitize-recover=undefined" EMU_ORDERS=1 test
 tsan:
-	$(MAKE) BUILD=$(BUILD)/tsan CUDA=0 OPT="-O1 -g" SAN="-fsanitize=thread" test
+	$(MAKE) BUILD=$(BUILD)/tsan CUDA=0 OPT="-O1 -g" SAN="-fsanitize=thread" EMU_ORDERS=1 test
 
 # Many streams with aborts on a tiny model, and what scheduler and caches are worth; see tests/load/.
 LOAD_BIN := $(BUILD)/tests/load/load_test $(BUILD)/tests/load/engine_ratios

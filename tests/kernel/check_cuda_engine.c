@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The engine on the CUDA backend against the engine on the CPU, with a tiny checkpoint: prompts
- * in chunks, several sequences in a step, pictures and sampling.
+ * in chunks, several sequences in a step, pictures, sampling, and recorded decode steps.
  *
  * Tolerances: in F32 both sum the same few hundred products in another order, which moves a
  * log-probability by some 1e-6; the greedy and the seeded tokens are the same. In 16 bits every
