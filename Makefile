@@ -40,11 +40,11 @@ NVCC_VERSION := $(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\),.*/\
 NVCC_KNOWS   := $(patsubst sm_%,%,$(shell $(NVCC) --list-gpu-code))
 SM_90        := $(if $(filter 11.%,$(NVCC_VERSION)),90,90a)
 CUDA_ALL     := $(filter $(NVCC_KNOWS) $(SM_90),80 86 89 $(SM_90) 120)
-CUDA_HERE    := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | sort -nu)
+CUDA_HERE    := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | awk '$$1 >= 80' | sort -nu)
 # A GPU that is newer than nvcc runs the PTX.
 CUDA_HERE    := $(if $(filter-out $(NVCC_KNOWS),$(CUDA_HERE)),$(CUDA_ALL),$(CUDA_HERE:90=$(SM_90)))
 CUDA_ARCHS   ?= $(if $(filter auto,$(CUDA)),$(CUDA_HERE),$(CUDA_ALL))
-CUDA_SAID    := $(NVCC) $(NVCC_VERSION) is here, but no GPU: CPU only; CUDA=1 builds for all
+CUDA_SAID    := $(NVCC) $(NVCC_VERSION) is here, but no GPU from sm_80 on: CPU only; CUDA=1 builds for all
 endif
 ifneq ($(CUDA_ARCHS),)
 CUDA_PTX     := $(if $(filter-out $(CUDA_ARCHS),$(CUDA_ALL)),,90)
