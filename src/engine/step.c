@@ -465,7 +465,8 @@ agl_status agl_step_wait(agl_step *step, agl_error *err)
 /* ---- recording --------------------------------------------------------- */
 
 /* Libraries choose and load their kernels when they first see a shape, which must not fall into
- * a recording: so each size is run once before. */
+ * a recording: so each size is run once before, as if for the longest context, which takes the
+ * kernels of long contexts too. */
 static agl_status record_size(agl_step *step, uint32_t rows, agl_error *err)
 {
     step_block *block = &step->blocks[0];
@@ -474,7 +475,7 @@ static agl_status record_size(agl_step *step, uint32_t rows, agl_error *err)
     lay_out(step, block, &(step_sizes){rows, rows, rows, 1});
     fill_dead(block, 0, 0);
     block->batch.visual_rows = NULL;
-    block->batch.context_max = 1;
+    block->batch.context_max = options->max_model_len;
     agl_status status = options->backend->ops->upload(options->stream, step->device, block->host,
                                                       block->used_bytes);
     if (status == AGL_OK) {
