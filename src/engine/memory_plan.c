@@ -25,7 +25,6 @@
 #define RESERVE_BYTES_GPU (256ull << 20)
 #define ENCODER_IMAGES_MAX 16       /* more rows than this many largest images are not reserved */
 #define STEP_ROW_BYTES 64           /* of a step's inputs, over what a row needs        */
-#define STEP_BLOCKS 2               /* one on the device, one being laid out            */
 #define MAX_SEQUENCES 4096
 #define MAX_ROWS (1u << 20)
 
@@ -208,7 +207,7 @@ static void plan_workspace(agl_memory_plan *plan, const agl_config *config,
     if (is_cpu(backend)) return;
     uint64_t tables = (uint64_t)plan->max_sequences *
                       pages_for(window_of(plan, config), plan->page_tokens) * sizeof(int32_t);
-    plan->input_bytes = STEP_BLOCKS * (tables + (uint64_t)plan->max_rows * STEP_ROW_BYTES);
+    plan->input_bytes = tables + (uint64_t)plan->max_rows * STEP_ROW_BYTES;
     plan->workspace_bytes += RESERVE_BYTES_GPU;
 }
 
