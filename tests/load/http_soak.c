@@ -109,7 +109,7 @@ static bool start_server(soak *self, const char *log_path)
     snprintf(shutdown, sizeof shutdown, "%d", SHUTDOWN_S);
     const char *arguments[ARGUMENTS_MAX] = {
         o->binary, "serve", "--model", o->model, "--served-model-name", "soak", "--host", "127.0.0.1", "--port", "0",
-        "--max-num-seqs", "256", "--kv-cache-memory-bytes", "16M", "--max-pixels", "50176", "--encoder-cache-bytes", "24K",
+        "--max-num-seqs", "256", "--kv-cache-memory-bytes", "16M", "--max-pixels", "50176", "--encoder-cache-bytes", "48K",
         "--shutdown-timeout", shutdown, "--disable-uvicorn-access-log",
     };
     int count = 0;
