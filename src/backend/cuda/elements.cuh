@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * elements.cuh - activations of three formats as F32, block-wide sums in a fixed order, and
+ * elements.cuh - activations of three formats as F32, warp-wide sums in a fixed order, and
  * the choice of a template by the backend's activation dtype. */
 #ifndef AGL_BACKEND_CUDA_ELEMENTS_CUH
 #define AGL_BACKEND_CUDA_ELEMENTS_CUH
@@ -72,35 +72,12 @@ __device__ __forceinline__ float2 unpack2<__half>(uint32_t bits)
     return __half22float2(v);
 }
 
-/* ---- sums in a block ----------------------------------------------------------- */
+/* ---- sums in a warp ------------------------------------------------------------ */
 
 static __device__ __forceinline__ float warp_sum(float v)
 {
     for (int offset = WARP_LANES / 2; offset > 0; offset /= 2) v += __shfl_xor_sync(FULL_WARP, v, offset);
     return v;
-}
-
-static __device__ __forceinline__ float warp_max(float v)
-{
-    for (int offset = WARP_LANES / 2; offset > 0; offset /= 2) v = fmaxf(v, __shfl_xor_sync(FULL_WARP, v, offset));
-    return v;
-}
-
-/* The sum over the block for all its threads, always added in the same order. `partial` is
- * shared [33] and may be used again at once. blockDim.x is a multiple of 32. */
-static __device__ __forceinline__ float block_sum(float v, float *partial)
-{
-    int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
-    v = warp_sum(v);
-    __syncthreads();
-    if (lane == 0) partial[warp] = v;
-    __syncthreads();
-    if (warp == 0) {
-        v = warp_sum(lane < blockDim.x / WARP_LANES ? partial[lane] : 0.0f);
-        if (lane == 0) partial[WARP_LANES] = v;
-    }
-    __syncthreads();
-    return partial[WARP_LANES];
 }
 
 /* ---- choice by dtype ------------------------------------------------------------- */

@@ -97,16 +97,7 @@ __device__ __forceinline__ void ptx_mma<__half>(float d[4], const uint32_t a[4],
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-/* ---- loads, numbers, launches ------------------------------------------------ */
-
-/* 16 bytes that are read once: they pass the L1 cache by. Weights. */
-static __device__ __forceinline__ uint4 ptx_load_once16(const void *global)
-{
-    uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(global));
-    return v;
-}
+/* ---- numbers, launches ------------------------------------------------------- */
 
 /* 2^x; 2 ulp. 2^-inf is 0. */
 static __device__ __forceinline__ float ptx_exp2(float x)

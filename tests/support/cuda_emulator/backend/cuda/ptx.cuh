@@ -63,14 +63,6 @@ static inline void ptx_mma(float d[4], const uint32_t a[4], const uint32_t b[2])
     emu_warp(std::is_same<T, __half>::value ? EMU_MMA_F16 : EMU_MMA_BF16, 0xffffffffu, d, &in, sizeof in, 0, 32);
 }
 
-static inline uint4 ptx_load_once16(const void *global)
-{
-    if ((uintptr_t)global % 16 != 0) emu_fail("load of 16 bytes from %p, which is not aligned", global);
-    uint4 v;
-    memcpy(&v, global, sizeof v);
-    return v;
-}
-
 static inline float ptx_exp2(float x) { return exp2f(x); }
 
 static inline void ptx_wait_for_previous(void) { emu_wait_for_previous(); }
