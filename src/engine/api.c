@@ -122,7 +122,6 @@ static agl_status create_step(agl_engine *engine, const agl_engine_options *opti
         .max_sequences = plan->max_sequences,
         .max_logit_rows = plan->max_logit_rows,
         .page_tokens = plan->page_tokens,
-        .pages_per_sequence = (plan->max_model_len + plan->page_tokens - 1) / plan->page_tokens,
         .max_model_len = plan->max_model_len,
         .vocab = (uint32_t)engine->config.text.vocab,
         .vocab_used = engine->prompt_rules.vocab,

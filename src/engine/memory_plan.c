@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "engine/step.h"
 #include "media/image.h"
 
 #define GIB (1024.0 * 1024.0 * 1024.0)
@@ -24,7 +25,6 @@
  * recorded step takes some MiB. */
 #define RESERVE_BYTES_GPU (256ull << 20)
 #define ENCODER_IMAGES_MAX 16       /* more rows than this many largest images are not reserved */
-#define STEP_ROW_BYTES 64           /* of a step's inputs, over what a row needs        */
 #define MAX_SEQUENCES 4096
 #define MAX_ROWS (1u << 20)
 
@@ -205,9 +205,10 @@ static void plan_workspace(agl_memory_plan *plan, const agl_config *config,
         plan->workspace_bytes = backend->ops->workspace_bytes(backend, &plan->limits);
     }
     if (is_cpu(backend)) return;
-    uint64_t tables = (uint64_t)plan->max_sequences *
-                      pages_for(window_of(plan, config), plan->page_tokens) * sizeof(int32_t);
-    plan->input_bytes = tables + (uint64_t)plan->max_rows * STEP_ROW_BYTES;
+    plan->input_bytes = agl_step_input_bytes(&(agl_step_options){
+        .max_rows = plan->max_rows, .max_sequences = plan->max_sequences,
+        .max_logit_rows = plan->max_logit_rows, .page_tokens = plan->page_tokens,
+        .max_model_len = (uint32_t)window_of(plan, config)});
     plan->workspace_bytes += RESERVE_BYTES_GPU;
 }
 

@@ -49,18 +49,19 @@ struct agl_step {
 
 static size_t aligned(size_t bytes) { return (bytes + ALIGN - 1) / ALIGN * ALIGN; }
 
-static size_t input_bytes_max(const agl_step_options *options)
+uint64_t agl_step_input_bytes(const agl_step_options *options)
 {
     size_t rows = options->max_rows, sequences = options->max_sequences;
+    size_t pages = (options->max_model_len + options->page_tokens - 1) / options->page_tokens;
     return 4 * aligned(rows * sizeof(int32_t)) + aligned(3 * rows * sizeof(int32_t)) +
            aligned(options->max_logit_rows * sizeof(int32_t)) + aligned(rows * sizeof(int64_t)) +
            aligned(sequences * sizeof(agl_attention_sequence)) +
-           aligned((sequences * options->pages_per_sequence + 1) * sizeof(int32_t));
+           aligned((sequences * pages + 1) * sizeof(int32_t));
 }
 
 static agl_status create_block(step_block *block, const agl_step_options *options, agl_error *err)
 {
-    block->host = calloc(1, input_bytes_max(options));
+    block->host = calloc(1, agl_step_input_bytes(options));
     block->rows = calloc(options->max_logit_rows, sizeof *block->rows);
     block->results = calloc(options->max_logit_rows, sizeof *block->results);
     block->forced = calloc(options->max_logit_rows, sizeof *block->forced);
@@ -522,7 +523,7 @@ agl_status agl_step_create(agl_step **out, const agl_step_options *options, agl_
     agl_backend *backend = options->backend;
     agl_status status = create_block(&step->blocks[0], options, err);
     if (status == AGL_OK) status = create_block(&step->blocks[1], options, err);
-    step->capacity_bytes = input_bytes_max(options);
+    step->capacity_bytes = agl_step_input_bytes(options);
     if (status == AGL_OK) {
         status = backend->ops->alloc(backend, (void **)&step->device, step->capacity_bytes,
                                      AGL_MEMORY_STEP_INPUT, err);

@@ -38,13 +38,16 @@ typedef struct {
     agl_kv_memory *kv;
     agl_encoder_cache *encoder; /* NULL: no vision */
     uint32_t max_rows, max_sequences, max_logit_rows;
-    uint32_t page_tokens, pages_per_sequence, max_model_len;
+    uint32_t page_tokens, max_model_len;
     uint32_t vocab, vocab_used;
     size_t pixel_bytes_max;     /* of one resized image */
     bool eager;                 /* record nothing */
     agl_progress_fn progress;   /* of the recording; NULL allowed */
     void *progress_user;
 } agl_step_options;
+
+/* Device bytes of a step's inputs; only the sizes of `options` count. */
+uint64_t agl_step_input_bytes(const agl_step_options *options);
 
 /* The model is ready to run: where the backend can record, decode steps are run once, with dead
  * rows only, and recorded. */
