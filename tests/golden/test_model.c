@@ -87,9 +87,7 @@ static int setup(void **state)
     assert_int_equal(
         agl_safetensors_parse(&f->tensors, &f->tensor_count, f->map.data, f->map.bytes, path, &err),
         AGL_OK);
-    assert_int_equal(test_folder_make(folder, sizeof folder, &err), AGL_OK);
-    if (test_checkpoint_write(folder, &golden->shape, &err) != AGL_OK) {
-        test_folder_remove(folder);
+    if (test_checkpoint_make(folder, sizeof folder, &golden->shape, &err) != AGL_OK) {
         fail_msg("%s", err.message);
     }
     test_decoder_open(

@@ -59,17 +59,7 @@ static void run_jobs(test_result *results, const char *device, const char *dtype
                                   .max_num_seqs = 4, .max_num_batched_tokens = 64,
                                   .max_model_len = 256};
     agl_engine *engine = test_engine_open(folder, &options);
-    test_job jobs[JOBS];
-    agl_request *requests[JOBS];
-    for (uint32_t i = 0; i < JOBS; i++) {
-        jobs[i] = job_number(i);
-        requests[i] = test_submit(engine, &jobs[i]);
-    }
-    for (uint32_t i = 0; i < JOBS; i++) {
-        results[i] = test_collect(requests[i]);
-        if (results[i].status != AGL_OK) fail_msg("%s job %u: %s", device, i, results[i].message);
-        test_job_free(&jobs[i]);
-    }
+    test_run_together(engine, job_number, JOBS, results);
     test_engine_close_idle(engine);
 }
 
@@ -85,8 +75,7 @@ static int make_checkpoint(void **state)
         printf("skip: %s\n", why);
         return 0;
     }
-    if (test_folder_make(folder, sizeof folder, &err) != AGL_OK) return 1;
-    if (test_checkpoint_write(folder, &SHAPE, &err) != AGL_OK) return 1;
+    if (test_checkpoint_make(folder, sizeof folder, &SHAPE, &err) != AGL_OK) return 1;
     run_jobs(expected, "cpu", "float32");
     return 0;
 }

@@ -66,17 +66,7 @@ static void run_jobs(test_result results[JOBS], const char *dtype, bool eager)
     agl_engine *engine = test_engine_open(folder, &options);
     assert_int_equal(recording_seen, !eager);
     assert_false(recording_refused);
-    test_job jobs[JOBS];
-    agl_request *requests[JOBS];
-    for (uint32_t i = 0; i < JOBS; i++) {
-        jobs[i] = job_number(i);
-        requests[i] = test_submit(engine, &jobs[i]);
-    }
-    for (uint32_t i = 0; i < JOBS; i++) {
-        results[i] = test_collect(requests[i]);
-        if (results[i].status != AGL_OK) fail_msg("job %u: %s", i, results[i].message);
-        test_job_free(&jobs[i]);
-    }
+    test_run_together(engine, job_number, JOBS, results);
     test_engine_close_idle(engine);
 }
 
@@ -91,8 +81,7 @@ static int make_checkpoint(void **state)
         printf("skip: %s\n", why);
         return 0;
     }
-    return test_folder_make(folder, sizeof folder, &err) != AGL_OK ||
-           test_checkpoint_write(folder, &SHAPE, &err) != AGL_OK;
+    return test_checkpoint_make(folder, sizeof folder, &SHAPE, &err) != AGL_OK;
 }
 
 static int remove_checkpoint(void **state)

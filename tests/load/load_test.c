@@ -281,8 +281,7 @@ int main(int argc, char **argv)
     }
     char folder[256];
     agl_error err = {0};
-    if (test_folder_make(folder, sizeof folder, &err) != AGL_OK ||
-        test_checkpoint_write(folder, NULL, &err) != AGL_OK) {
+    if (test_checkpoint_make(folder, sizeof folder, NULL, &err) != AGL_OK) {
         fprintf(stderr, "%s\n", err.message);
         return 1;
     }

@@ -425,3 +425,12 @@ void test_folder_remove(const char *dir)
     closedir(folder);
     rmdir(dir);
 }
+
+agl_status test_checkpoint_make(char *out, size_t size, const test_checkpoint_shape *shape,
+                                agl_error *err)
+{
+    AGL_TRY(test_folder_make(out, size, err));
+    agl_status status = test_checkpoint_write(out, shape, err);
+    if (status != AGL_OK) test_folder_remove(out);
+    return status;
+}

@@ -49,6 +49,10 @@ agl_status test_checkpoint_write(const char *dir, const test_checkpoint_shape *s
 agl_status test_folder_make(char *out, size_t size, agl_error *err);
 void test_folder_remove(const char *dir);
 
+/* A checkpoint in a fresh folder; none is left behind when it fails. */
+agl_status test_checkpoint_make(char *out, size_t size, const test_checkpoint_shape *shape,
+                                agl_error *err);
+
 /* The generator: values [first, first + count) of tensor `name`, in [-1, 1). */
 void test_hash_fill(float *out, uint64_t seed, const char *name, uint64_t first, uint64_t count);
 

@@ -211,6 +211,25 @@ test_result test_collect(agl_request *request)
     return result;
 }
 
+void test_run_together(agl_engine *engine, test_job (*make)(uint32_t number), uint32_t count,
+                       test_result *results)
+{
+    test_job *jobs = calloc(count, sizeof *jobs);
+    agl_request **requests = calloc(count, sizeof *requests);
+    assert_true(jobs != NULL && requests != NULL);
+    for (uint32_t i = 0; i < count; i++) {
+        jobs[i] = make(i);
+        requests[i] = test_submit(engine, &jobs[i]);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        results[i] = test_collect(requests[i]);
+        if (results[i].status != AGL_OK) fail_msg("job %u: %s", i, results[i].message);
+        test_job_free(&jobs[i]);
+    }
+    free(requests);
+    free(jobs);
+}
+
 test_result test_run(agl_engine *engine, test_job *job)
 {
     agl_request *request = NULL;

@@ -57,6 +57,11 @@ void test_job_free(test_job *job);
 test_result test_run(agl_engine *engine, test_job *job);
 agl_request *test_submit(agl_engine *engine, test_job *job);
 test_result test_collect(agl_request *request);         /* destroys the request */
+
+/* Jobs 0 .. count - 1 of `make`, all submitted before the first is read; fails unless each is
+ * served. */
+void test_run_together(agl_engine *engine, test_job (*make)(uint32_t number), uint32_t count,
+                       test_result *results);
 void test_result_free(test_result *result);
 
 /* Same tokens, text and finish of every choice. */

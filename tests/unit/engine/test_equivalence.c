@@ -60,8 +60,7 @@ static int make_checkpoint(void **state)
     (void)state;
     agl_error err = {0};
     for (int i = 0; i < 26; i++) letters[i] = 'a' + i;
-    if (test_folder_make(folder, sizeof folder, &err) != AGL_OK) return 1;
-    if (test_checkpoint_write(folder, NULL, &err) != AGL_OK) return 1;
+    if (test_checkpoint_make(folder, sizeof folder, NULL, &err) != AGL_OK) return 1;
 
     agl_engine_options options = {.max_num_seqs = 1, .max_num_batched_tokens = 1024,
                                   .disable_prefix_cache = true};

@@ -119,8 +119,7 @@ static void assert_planned_as_taken(const test_checkpoint_shape *shape, agl_engi
 {
     char folder[256];
     agl_error err = {0};
-    assert_int_equal(test_folder_make(folder, sizeof folder, &err), AGL_OK);
-    assert_int_equal(test_checkpoint_write(folder, shape, &err), AGL_OK);
+    assert_int_equal(test_checkpoint_make(folder, sizeof folder, shape, &err), AGL_OK);
     options.model = folder;
     options.threads = 1;
     agl_engine *engine;

@@ -28,8 +28,7 @@ static const int32_t CELLS[][2] = {{2, 3}};
 static int setup(void **state)
 {
     (void)state;
-    if (test_folder_make(folder, sizeof folder, NULL) != AGL_OK) return -1;
-    if (test_checkpoint_write(folder, NULL, NULL) != AGL_OK) return -1;
+    if (test_checkpoint_make(folder, sizeof folder, NULL, NULL) != AGL_OK) return -1;
     float u[TOKENS];
     test_hash_fill(u, 7, "prompt", 0, TOKENS);
     for (int i = 0; i < TOKENS; i++) prompt[i] = (int32_t)((u[i] + 1.0f) * 128.0f);
