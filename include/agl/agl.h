@@ -349,7 +349,10 @@ typedef struct {
     uint64_t encoder_queries, encoder_hits;/* images                                  */
     uint64_t vision_runs, text_only_requests;
     uint64_t aborts_queue, aborts_prefill, aborts_decode;
+    uint64_t prompt_steps;                 /* of the steps, those with rows of prompts */
+    uint64_t prompt_rows, decode_rows;     /* computed in all steps                   */
     double step_s;                         /* summed over all steps                   */
+    double prompt_step_s;                  /* of it, steps with rows of prompts       */
     double schedule_s;                     /* of it, when the device waited for the host */
     double overlapped_s;                   /* of it, work of the host while the device runs */
     double last_step_age_s;                /* since the last finished step            */

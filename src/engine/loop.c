@@ -42,7 +42,7 @@ typedef struct {
     uint64_t queued_ns;         /* launch returned                                      */
     /* Of the last round, for the statistics. */
     double schedule_s, overlapped_s, step_s;
-    uint32_t generated;
+    uint32_t generated, prompt_rows, decode_rows;
 } pipeline;
 
 /* Consumers that have news are told together: the first to be woken may take the processor away,
@@ -414,8 +414,17 @@ static void update_stats(agl_engine *engine, const pipeline *pipe)
     stats->schedule_s += pipe->schedule_s;
     stats->overlapped_s += pipe->overlapped_s;
     stats->step_s += pipe->step_s;
+    stats->decode_rows += pipe->decode_rows;
+    stats->prompt_rows += pipe->prompt_rows;
+    if (pipe->prompt_rows > 0) {
+        stats->prompt_steps++;
+        stats->prompt_step_s += pipe->step_s;
+    }
     engine->last_step_ns = agl_clock_ns();
     pthread_mutex_unlock(&engine->stats_lock);
+    agl_log_debug("step: %u prompt rows, %u decode rows, %.3f ms; %.3f ms before launch, %.3f ms beside",
+                  pipe->prompt_rows, pipe->decode_rows, pipe->step_s * 1e3, pipe->schedule_s * 1e3,
+                  pipe->overlapped_s * 1e3);
 }
 
 /* Tell the consumers; sequences that ended give back what they hold. */
@@ -496,6 +505,8 @@ static agl_status finish_step(agl_engine *engine, pipeline *pipe, agl_error *err
     double device_s = seconds(pipe->launched_ns, now);
     pipe->idle_since_ns = now;
     if (plan->image_count == 0) agl_scheduler_measured(engine->scheduler, plan, device_s);
+    pipe->decode_rows = plan->decode_rows;
+    pipe->prompt_rows = plan->row_count - plan->decode_rows;
     pipe->generated = accept_step(engine, plan);
     return AGL_OK;
 }
