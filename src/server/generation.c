@@ -254,14 +254,16 @@ static void count_token_time(agl_generation *self, agl_choice *choice, const agl
     choice->last_token_ns = now_ns;
 }
 
-/* Something a client can see, or the end. An event whose text is still held back
- * (half a character, a possible stop string) makes no chunk. */
+/* A token makes a chunk even if it has no text yet (half a character) or none at all, as in vLLM:
+ * clients time tokens by their chunks. Thinking that is left out makes none. */
 static bool chunk_is_due(const agl_generation *self, const agl_choice *choice)
 {
     if (choice->finished) return true;
-    bool visible = choice->text.bytes > 0 || (choice->reasoning.bytes > 0 && !self->call.hide_reasoning) ||
-                   choice->logprobs.items.bytes > 0 || choice->token_ids.bytes > 0;
-    return visible && (!choice->opened || choice->pending_tokens >= self->call.stream_interval);
+    bool hides = self->call.hide_reasoning;
+    bool news = choice->text.bytes > 0 || (choice->reasoning.bytes > 0 && !hides) ||
+                choice->logprobs.items.bytes > 0 || choice->token_ids.bytes > 0 ||
+                (choice->pending_tokens > 0 && !hides);
+    return news && (!choice->opened || choice->pending_tokens >= self->call.stream_interval);
 }
 
 static void take_text(agl_generation *self, size_t prompt, const agl_event *event, agl_buffer *out)

@@ -20,8 +20,8 @@ static void append_string(agl_buffer *out, const char *key, const agl_buffer *te
     agl_buffer_append_char(out, '"');
 }
 
-/* The role rides in the first chunk that has something to say, so that a client
- * that times the first event times the first token. */
+/* The role rides in the chunk of the first token, so that a client that times the
+ * first event times the first token. */
 static void append_delta(agl_buffer *out, const agl_answer *answer, const agl_choice *choice)
 {
     bool comma = false;

@@ -140,6 +140,8 @@ static void a_stream_is_role_with_first_token_to_done(void **state)
     assert_non_null(strstr(reply.all, "Content-Type: text/event-stream"));
     static const char *const EVENTS[] = {
         "\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"a\"},\"logprobs\":null,\"finish_reason\":null}]}",
+        "\"choices\":[{\"index\":0,\"delta\":{\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}]}", /* of 3 bytes */
+        "\"choices\":[{\"index\":0,\"delta\":{\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}]}",
         "\"choices\":[{\"index\":0,\"delta\":{\"content\":\"你\"},\"logprobs\":null,\"finish_reason\":null}]}",
         "\"delta\":{\"content\":\"\\n\"},\"logprobs\":null,\"finish_reason\":\"stop\",\"stop_reason\":null}]}",
         "\"choices\":[],\"usage\":{\"prompt_tokens\":",
@@ -190,9 +192,17 @@ static void thinking_is_split_on_request(void **state)
 
     test_reply reply = test_post(&service, CHAT, "{\"stream\":true,\"chat_template_kwargs\":{\"return_reasoning\":true},"
                                  USER(THOUGHT) "}");
-    assert_non_null(strstr(reply.body, "{\"role\":\"assistant\",\"reasoning_content\":\"w\",\"reasoning\":\"w\"}"));
+    assert_non_null(strstr(reply.body, "\"delta\":{\"role\":\"assistant\",\"content\":\"\"}")); /* the tag */
+    assert_non_null(strstr(reply.body, "\"delta\":{\"reasoning_content\":\"w\",\"reasoning\":\"w\"}"));
     assert_non_null(strstr(reply.body, "\"delta\":{\"content\":\"<answer>\"}"));
     assert_null(strstr(reply.body, "think>"));
+    test_reply_free(&reply);
+
+    /* Thinking that is left out makes no chunk: the role comes with the answer. */
+    reply = test_post(&service, CHAT, "{\"stream\":true,\"return_reasoning\":true,\"include_reasoning\":false,"
+                      USER(THOUGHT) "}");
+    assert_non_null(strstr(reply.body, "\"delta\":{\"role\":\"assistant\",\"content\":\"<answer>\"}"));
+    assert_null(strstr(reply.body, "\"content\":\"\""));
     test_reply_free(&reply);
 }
 
