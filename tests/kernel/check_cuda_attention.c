@@ -55,6 +55,15 @@ static const paged_case PAGED[] = {
     {1, 1, 256, 3, 2, false, {{6, 9}}},
 };
 
+/* Several blocks of 128 keys, for the kernels of Hopper; pages of 16, 48 and 256 tokens. A GPU has
+ * both kernels run: where a page is no multiple of 16, as above, the other one does. */
+static const paged_case PAGED_LONG[] = {
+    {32, 2, 128, 16, 2, true, {{70, 640}, {40, 385}, {9, 1025}, {6, 130}, {2, 300}}},
+    {16, 1, 128, 48, 2, false, {{300, 300}, {17, 129}, {5, 256}}},
+    {3, 1, 128, 256, 2, true, {{200, 511}, {86, 127}, {85, 128}}},
+    {20, 1, 128, 32, 90, false, {{60, 700}}},                                    /* large scores  */
+};
+
 typedef struct {
     const paged_case *c;
     int64_t rows, width;
@@ -219,6 +228,9 @@ static void paged_is_right(void **state)
             if (DTYPES[d] == AGL_F32 && !test_cuda_is_real() && pair_count(&PAGED[i]) > 10000) continue;
             check_paged(DTYPES[d], &PAGED[i]);
         }
+        for (size_t i = 0; i < AGL_COUNT(PAGED_LONG) && test_cuda_is_real() && DTYPES[d] != AGL_F32; i++) {
+            check_paged(DTYPES[d], &PAGED_LONG[i]);
+        }
     }
 }
 
@@ -299,6 +311,33 @@ static void prefill_does_not_depend_on_the_batch(void **state)
     }
 }
 
+/* The last 12 rows of a prompt, in a chunk of their own and with the rows before. */
+static void prefill_does_not_depend_on_the_chunk(void **state)
+{
+    (void)state;
+    static const paged_case WHOLE = {32, 2, 128, 16, 4, false, {{60, 300}}};
+    for (size_t d = 0; d < 2; d++) {
+        test_cuda t;
+        if (!open_device(&t, DTYPES[d], 32, 2, 128)) return;
+        paged_data data = make_paged(&t, &WHOLE);
+        size_t row_bytes = (size_t)data.width * agl_dtype_bytes(t.activation);
+        char *outs[2];
+        for (int chunk = 0; chunk <= 1; chunk++) {
+            agl_attention_sequence sequence = data.sequences[0];
+            if (chunk) sequence.row_first = 48, sequence.row_count = 12;
+            agl_attention_paged_args args = paged_device_args(&t, &data, &sequence, 1, data.rows);
+            assert_int_equal(t.cuda->ops->attention_paged(t.cuda_stream, &args), AGL_OK);
+            outs[chunk] = test_alloc(60 * row_bytes);
+            test_cuda_download(&t, outs[chunk], args.out, 60 * row_bytes);
+            test_cuda_free(&t, args.out), test_cuda_free(&t, (void *)(uintptr_t)args.sequences);
+        }
+        assert_memory_equal(outs[0] + 48 * row_bytes, outs[1] + 48 * row_bytes, 12 * row_bytes);
+        free(outs[0]), free(outs[1]);
+        free_paged(&t, &data);
+        test_cuda_close(&t);
+    }
+}
+
 /* A recorded step is replayed after other sequences were written over the ones it was recorded with. */
 static void recorded_attention_reads_its_sequences_anew(void **state)
 {
@@ -369,6 +408,7 @@ static void dense_is_right(void **state)
     static const int32_t RAGGED[] = {0, 1, 64, 128, 193, 323};
     static const int32_t MANY[] = {0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 33, 36, 39, 42, 45, 48, 51, 60};
     static const int32_t SHORT[] = {0, 37, 40};
+    static const int32_t LONG[] = {0, 129, 129, 385, 1100, 1228};
     for (size_t d = 0; d < AGL_COUNT(DTYPES); d++) {
         check_dense(DTYPES[d], 1, 128, MANY, AGL_COUNT(MANY) - 1, 2);
         check_dense(DTYPES[d], 2, 80, SHORT, 2, 2);
@@ -377,7 +417,39 @@ static void dense_is_right(void **state)
         check_dense(DTYPES[d], 2, 128, RAGGED, AGL_COUNT(RAGGED) - 1, 2);
         check_dense(DTYPES[d], 5, 128, RAGGED, AGL_COUNT(RAGGED) - 1, 2); /* tiles of 128 rows */
         check_dense(DTYPES[d], 1, 128, RAGGED, AGL_COUNT(RAGGED) - 1, 8);
+        if (DTYPES[d] != AGL_F32 && test_cuda_is_real()) {
+            check_dense(DTYPES[d], 3, 128, LONG, AGL_COUNT(LONG) - 1, 2);
+        }
     }
+}
+
+/* A picture that has become NaN leaves the one before it and the one behind it alone. */
+static void pictures_do_not_see_each_other(void **state)
+{
+    (void)state;
+    enum { HEADS = 2, WIDTH = HEADS * 128, TOKENS = 230 };
+    static const int32_t SEGMENTS[] = {0, 70, 150, TOKENS};
+    test_cuda t;
+    if (!open_device(&t, AGL_BF16, HEADS, HEADS, 128)) return;
+    float *values = test_floats(&t.random, TOKENS * 3 * WIDTH, 2);
+    char *outs[2];
+    for (int bad = 0; bad <= 1; bad++) {
+        for (int32_t i = 70 * 3 * WIDTH; bad && i < 150 * 3 * WIDTH; i++) values[i] = NAN;
+        void *packed = test_cuda_pack(AGL_BF16, values, TOKENS * 3 * WIDTH);
+        agl_attention_dense_args args = {
+            .qkv = test_cuda_upload(&t, packed, TOKENS * 3 * WIDTH * 2),
+            .out = test_cuda_upload(&t, NULL, TOKENS * WIDTH * 2), .segments = SEGMENTS,
+            .segment_count = 3, .tokens = TOKENS, .heads = HEADS, .head_dim = 128, .scale = 0.0884f};
+        assert_int_equal(t.cuda->ops->attention_dense(t.cuda_stream, &args), AGL_OK);
+        outs[bad] = test_alloc(TOKENS * WIDTH * 2);
+        test_cuda_download(&t, outs[bad], args.out, TOKENS * WIDTH * 2);
+        test_cuda_free(&t, args.out), test_cuda_free(&t, (void *)(uintptr_t)args.qkv);
+        free(packed);
+    }
+    assert_memory_equal(outs[0], outs[1], 70 * WIDTH * 2);
+    assert_memory_equal(outs[0] + 150 * WIDTH * 2, outs[1] + 150 * WIDTH * 2, 80 * WIDTH * 2);
+    free(outs[0]), free(outs[1]), free(values);
+    test_cuda_close(&t);
 }
 
 static void bad_arguments_are_refused(void **state)
@@ -421,6 +493,21 @@ static double bench_seconds(test_cuda *t, agl_status (*launch)(test_cuda *, cons
     return best;
 }
 
+/* Random values: with zeros the tensor cores draw less power, and the clock is higher. */
+static void *bench_values(test_cuda *t, size_t count)
+{
+    enum { PERIOD = 1 << 20 };
+    float *values = test_floats(&t->random, PERIOD, 2);
+    uint16_t *packed = test_alloc(count * sizeof *packed);
+    for (size_t i = 0; i < count && i < PERIOD; i++) packed[i] = agl_f32_to_bf16(values[i]);
+    for (size_t i = PERIOD; i < count; i += PERIOD) {
+        memcpy(packed + i, packed, (count - i < PERIOD ? count - i : PERIOD) * sizeof *packed);
+    }
+    void *device = test_cuda_upload(t, packed, count * sizeof *packed);
+    free(values), free(packed);
+    return device;
+}
+
 static agl_status launch_paged(test_cuda *t, const void *args)
 {
     return t->cuda->ops->attention_paged(t->cuda_stream, args);
@@ -445,13 +532,13 @@ static void bench_paged(int32_t sequence_count, int32_t rows, int32_t context)
         sequences[i] = (agl_attention_sequence){i * rows, rows, context, i * entries};
     }
     agl_attention_paged_args args = {
-        .q = test_cuda_upload(&t, NULL, (size_t)total * WIDTH * 2),
+        .q = bench_values(&t, (size_t)total * WIDTH),
         .out = test_cuda_upload(&t, NULL, (size_t)total * WIDTH * 2), .q_stride = WIDTH,
         .sequences = test_cuda_upload(&t, sequences, (size_t)sequence_count * sizeof *sequences),
         .page_tables = test_cuda_upload(&t, tables, (size_t)sequence_count * (size_t)entries * sizeof *tables),
         .sequence_count = sequence_count, .rows = total, .heads = HEADS, .context_max = context,
         .scale = 0.0884f,
-        .kv = {.k = test_cuda_upload(&t, NULL, kv_bytes), .v = test_cuda_upload(&t, NULL, kv_bytes),
+        .kv = {.k = bench_values(&t, kv_bytes / 2), .v = bench_values(&t, kv_bytes / 2),
                .dtype = AGL_BF16, .page_tokens = PAGE, .kv_heads = KV_HEADS, .head_dim = DIM}};
     double seconds = bench_seconds(&t, launch_paged, &args, 40);
     double pairs = ((double)rows * context - (double)rows * (rows - 1) / 2) * sequence_count;
@@ -468,7 +555,7 @@ static void bench_dense(int32_t tokens)
     test_cuda t;
     if (!open_device(&t, AGL_BF16, HEADS, HEADS, 128)) return;
     int32_t segments[2] = {0, tokens};
-    agl_attention_dense_args args = {.qkv = test_cuda_upload(&t, NULL, (size_t)tokens * 3 * WIDTH * 2),
+    agl_attention_dense_args args = {.qkv = bench_values(&t, (size_t)tokens * 3 * WIDTH),
                                      .out = test_cuda_upload(&t, NULL, (size_t)tokens * WIDTH * 2),
                                      .segments = segments, .segment_count = 1, .tokens = tokens,
                                      .heads = HEADS, .head_dim = 128, .scale = 0.0884f};
@@ -490,8 +577,10 @@ int main(int argc, char **argv)
         cmocka_unit_test(paged_is_right),
         cmocka_unit_test(decode_does_not_depend_on_the_batch),
         cmocka_unit_test(prefill_does_not_depend_on_the_batch),
+        cmocka_unit_test(prefill_does_not_depend_on_the_chunk),
         cmocka_unit_test(recorded_attention_reads_its_sequences_anew),
         cmocka_unit_test(dense_is_right),
+        cmocka_unit_test(pictures_do_not_see_each_other),
         cmocka_unit_test(bad_arguments_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

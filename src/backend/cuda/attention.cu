@@ -4,7 +4,7 @@
  *
  *   head_dim 128, 16-bit activations     rows of a sequence   kernel
  *     paged                              1 .. DECODE_ROWS     attention_decode.cu
- *     paged                              more                 attention_tiles.cu
+ *     paged                              more                 attention_wgmma.cu on Hopper, or
  *     dense                              -                    attention_tiles.cu
  *   anything else, head_dim <= 256                            attention_plain.cu
  *
@@ -45,6 +45,8 @@ extern "C" agl_status agl_cuda_attention_paged(agl_stream *stream,
     }
     AGL_TRY(agl_cuda_attention_decode(stream, args));
     if (args->rows == args->sequence_count) return AGL_OK;
+    agl_status status = agl_cuda_attention_wgmma_paged(stream, args);
+    if (status != AGL_ERR_UNSUPPORTED) return status;
     return agl_cuda_attention_tiles_paged(stream, args);
 }
 
@@ -67,6 +69,8 @@ extern "C" agl_status agl_cuda_attention_dense(agl_stream *stream,
         !is_aligned(args->out)) {
         return agl_cuda_attention_plain_dense(stream, args);
     }
+    agl_status status = agl_cuda_attention_wgmma_dense(stream, args);
+    if (status != AGL_ERR_UNSUPPORTED) return status;
     return agl_cuda_attention_tiles_dense(stream, args);
 }
 

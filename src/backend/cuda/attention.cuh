@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * attention.cuh - what the attention files share: the launchers the dispatcher chooses from,
- * where a key lies in the pages, and tiles of 128-dim rows in shared memory. */
+ * where a key lies in the pages, tiles of 128-dim rows in shared memory, and a block's tile of
+ * a batch. */
 #ifndef AGL_BACKEND_CUDA_ATTENTION_CUH
 #define AGL_BACKEND_CUDA_ATTENTION_CUH
 
@@ -37,6 +38,13 @@ agl_status agl_cuda_attention_decode(agl_stream *stream, const agl_attention_pag
 uint64_t agl_cuda_attention_decode_bytes(const agl_cuda *cuda, const agl_backend_limits *limits);
 agl_status agl_cuda_attention_tiles_paged(agl_stream *stream, const agl_attention_paged_args *args);
 agl_status agl_cuda_attention_tiles_dense(agl_stream *stream, const agl_attention_dense_args *args);
+
+/* The same through wgmma; AGL_ERR_UNSUPPORTED: not on this device, or not these pages. The
+ * device and the size of a page alone decide which of the two runs: bits do not depend on the
+ * batch. */
+agl_status agl_cuda_attention_wgmma_paged(agl_stream *stream, const agl_attention_paged_args *args);
+agl_status agl_cuda_attention_wgmma_dense(agl_stream *stream, const agl_attention_dense_args *args);
+
 agl_status agl_cuda_attention_plain_paged(agl_stream *stream, const agl_attention_paged_args *args);
 agl_status agl_cuda_attention_plain_dense(agl_stream *stream, const agl_attention_dense_args *args);
 
@@ -147,6 +155,49 @@ static __device__ __forceinline__ int block_prefix(int count, int *total, int *w
     }
     *total = all;
     return before + sum - count;
+}
+
+static __host__ __device__ __forceinline__ int tile_count(int rows, int ratio, int tile_rows)
+{
+    return (int)(((int64_t)rows * ratio + tile_rows - 1) / tile_rows);
+}
+
+typedef struct {
+    int sequence, tile;
+} tile_place;
+
+/* Tile number `wanted` of those of all sequences with more than DECODE_ROWS rows, the last one
+ * of a sequence first, to *found (shared); false: there are fewer. A row is a (token, query head)
+ * pair; `ratio` heads share a kv head. All threads of the block call this; `warps` as above. */
+static __device__ __forceinline__ bool tile_find(tile_place *found, int *warps,
+                                                 const attention_paged_view &view, int ratio,
+                                                 int tile_rows, int wanted)
+{
+    int before = 0;
+    for (int first = 0; first < view.sequence_count; first += (int)blockDim.x) {
+        int number = first + (int)threadIdx.x, count = 0, total;
+        if (number < view.sequence_count && view.sequences[number].row_count > DECODE_ROWS) {
+            count = tile_count(view.sequences[number].row_count, ratio, tile_rows);
+        }
+        int begin = before + block_prefix(count, &total, warps);
+        before += total;
+        if (wanted >= begin && wanted < begin + count) {
+            found->sequence = number;
+            found->tile = count - 1 - (wanted - begin);
+        }
+        __syncthreads();
+        if (wanted < before) return true;
+    }
+    return false;
+}
+
+/* Upper bound of the blocks that tiles of a paged call need: each long sequence ends in a tile of
+ * its own that may be part full. */
+static inline int64_t paged_blocks(const agl_attention_paged_args *args, int64_t tile_rows)
+{
+    int64_t ratio = args->heads / args->kv.kv_heads, most = args->rows / (DECODE_ROWS + 1);
+    if (most > args->sequence_count) most = args->sequence_count;
+    return (args->rows * ratio / tile_rows + most) * args->kv.kv_heads;
 }
 
 #endif

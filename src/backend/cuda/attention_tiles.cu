@@ -76,7 +76,7 @@ typedef struct {
     int lane_rows[WARP_LANES], lane_columns[WARP_LANES];
     float sum[2 * M_TILES_MAX][TILE_THREADS]; /* the lane's part of its rows' sums       */
     int prefix[TILE_WARPS];
-    int found_sequence, found_tile;
+    tile_place found;
     __align__(128) unsigned char q[TILE_ROWS(M_TILES_MAX) * ROW_BYTES]; /* a small tile has half */
 } tile_shared;
 
@@ -365,34 +365,6 @@ tiles_dense_kernel(dense_view view)
     tile_run<T, false, M>(shared, NULL, view.scale_log2);
 }
 
-static __host__ __device__ __forceinline__ int tile_count(int rows, int ratio, int tile_rows)
-{
-    return (int)(((int64_t)rows * ratio + tile_rows - 1) / tile_rows);
-}
-
-/* The tile of this block among those of all long sequences; false: there are fewer. */
-static __device__ __forceinline__ bool tile_find(tile_shared *shared,
-                                                 const attention_paged_view &view, int ratio,
-                                                 int tile_rows, int wanted)
-{
-    int before = 0;
-    for (int first = 0; first < view.sequence_count; first += TILE_THREADS) {
-        int number = first + (int)threadIdx.x, count = 0, total;
-        if (number < view.sequence_count && view.sequences[number].row_count > DECODE_ROWS) {
-            count = tile_count(view.sequences[number].row_count, ratio, tile_rows);
-        }
-        int begin = before + block_prefix(count, &total, shared->prefix);
-        before += total;
-        if (wanted >= begin && wanted < begin + count) {
-            shared->found_sequence = number;
-            shared->found_tile = count - 1 - (wanted - begin);
-        }
-        __syncthreads();
-        if (wanted < before) return true;
-    }
-    return false;
-}
-
 template <typename T, int M>
 static __global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS)
 tiles_paged_kernel(attention_paged_view view)
@@ -402,11 +374,14 @@ tiles_paged_kernel(attention_paged_view view)
     int ratio = view.heads / view.kv_heads;
     ptx_wait_for_previous();
     ptx_release_next();
-    if (!tile_find(shared, view, ratio, TILE_ROWS(M), (int)blockIdx.x / view.kv_heads)) return;
-    agl_attention_sequence sequence = sequence_load(view, shared->found_sequence);
+    if (!tile_find(&shared->found, shared->prefix, view, ratio, TILE_ROWS(M),
+                   (int)blockIdx.x / view.kv_heads)) {
+        return;
+    }
+    agl_attention_sequence sequence = sequence_load(view, shared->found.sequence);
     tile_work work = {};
     work.kv_head = (int)blockIdx.x % view.kv_heads;
-    work.row_first = shared->found_tile * TILE_ROWS(M);
+    work.row_first = shared->found.tile * TILE_ROWS(M);
     work.row_count = sequence.row_count * ratio;
     work.ratio = ratio;
     work.keys_before = sequence.context - sequence.row_count;
@@ -437,14 +412,6 @@ static bool is_small(const agl_stream *stream, int64_t large_blocks)
 static size_t shared_bytes(int m)
 {
     return sizeof(tile_shared) - (size_t)(TILE_ROWS(M_TILES_MAX) - TILE_ROWS(m)) * ROW_BYTES;
-}
-
-/* Upper bound: each long sequence ends in a tile of its own that may be part full. */
-static int64_t paged_blocks(const agl_attention_paged_args *args, int64_t tile_rows)
-{
-    int64_t ratio = args->heads / args->kv.kv_heads, most = args->rows / (DECODE_ROWS + 1);
-    if (most > args->sequence_count) most = args->sequence_count;
-    return (args->rows * ratio / tile_rows + most) * args->kv.kv_heads;
 }
 
 template <typename T, int M>

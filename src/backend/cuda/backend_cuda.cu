@@ -219,6 +219,7 @@ agl_status agl_backend_cuda_create(agl_backend **out, const agl_backend_options 
     if (status == AGL_OK) status = agl_cuda_stream_create(&cuda->base, &cuda->filling, err);
     if (status == AGL_OK) status = try_kernel(cuda, err);
     if (status == AGL_OK) status = agl_cuda_products_create(&cuda->products, cuda, err);
+    if (status == AGL_OK) agl_cuda_attention_find(cuda);
     if (status != AGL_OK) {
         destroy(&cuda->base);
         return status;

@@ -32,6 +32,7 @@ typedef struct {
     int capability;                     /* 80, 86, 89, 90, 120                               */
     int processors;                     /* SMs                                               */
     size_t shared_bytes_max;            /* of one block, opted in                            */
+    void *tensor_map_encode;            /* the driver's; NULL: attention_wgmma.cu declines   */
     agl_backend_limits limits;          /* the workspace below is made for these             */
     void *workspace;                    /* the regions, one behind the other                 */
     agl_cuda_region products_space, attention_space, sample_space;
@@ -95,6 +96,9 @@ agl_status agl_cuda_sample(agl_stream *stream, const agl_sample_args *args);
 /* out[i] = in[i] in the activation dtype (saturating at +-65504 for F16); device to device. */
 agl_status agl_cuda_convert(agl_stream *stream, void *out, const void *in, agl_dtype in_dtype,
                             int64_t count);
+
+/* Sets tensor_map_encode if the device and this build have what attention_wgmma.cu needs. */
+void agl_cuda_attention_find(agl_cuda *cuda);
 
 /* Bytes of workspace for these limits; 0: none. */
 uint64_t agl_cuda_products_bytes(const agl_cuda *cuda, const agl_backend_limits *limits);

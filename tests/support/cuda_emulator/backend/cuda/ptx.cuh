@@ -68,4 +68,8 @@ static inline float ptx_exp2(float x) { return exp2f(x); }
 static inline void ptx_wait_for_previous(void) { emu_wait_for_previous(); }
 static inline void ptx_release_next(void) {}
 
+/* Products of warpgroups and tensor copies are not pretended: the kernels that need them stay
+ * empty, and the backend takes those of other GPUs. */
+#define PTX_WGMMA 0
+
 #endif
