@@ -55,8 +55,8 @@ static const paged_case PAGED[] = {
     {1, 1, 256, 3, 2, false, {{6, 9}}},
 };
 
-/* Several blocks of 128 keys, for the kernels of Hopper; pages of 16, 48 and 256 tokens. A GPU has
- * both kernels run: where a page is no multiple of 16, as above, the other one does. */
+/* Several blocks of 128 keys, for the kernel of Hopper. On such a GPU the other one runs where a
+ * page is no multiple of 16, as in some cases above. */
 static const paged_case PAGED_LONG[] = {
     {32, 2, 128, 16, 2, true, {{70, 640}, {40, 385}, {9, 1025}, {6, 130}, {2, 300}}},
     {16, 1, 128, 48, 2, false, {{300, 300}, {17, 129}, {5, 256}}},
@@ -569,7 +569,8 @@ int main(int argc, char **argv)
 {
     if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
         bench_paged(1, 1, 512), bench_paged(1, 1, 6000), bench_paged(16, 1, 6000), bench_paged(256, 1, 768);
-        bench_paged(1, 512, 512), bench_paged(1, 512, 6000), bench_paged(1, 4900, 4900);
+        bench_paged(1, 40, 6000), bench_paged(1, 512, 512), bench_paged(1, 512, 6000);
+        bench_paged(4, 500, 1500), bench_paged(1, 4900, 4900);
         bench_dense(3136), bench_dense(13416), bench_dense(25000);
         return 0;
     }

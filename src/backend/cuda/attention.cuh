@@ -162,31 +162,34 @@ static __host__ __device__ __forceinline__ int tile_count(int rows, int ratio, i
     return (int)(((int64_t)rows * ratio + tile_rows - 1) / tile_rows);
 }
 
-typedef struct {
-    int sequence, tile;
-} tile_place;
-
-/* Tile number `wanted` of those of all sequences with more than DECODE_ROWS rows, the last one
- * of a sequence first, to *found (shared); false: there are fewer. A row is a (token, query head)
- * pair; `ratio` heads share a kv head. All threads of the block call this; `warps` as above. */
-static __device__ __forceinline__ bool tile_find(tile_place *found, int *warps,
+/* Tile number `wanted` of those of all sequences with more than DECODE_ROWS rows, the last one of a
+ * sequence first: its sequence, and its number there. A row is a (token, query head) pair; `ratio`
+ * heads share a kv head. False: there are fewer tiles. A warp finds out for itself. */
+static __device__ __forceinline__ bool tile_find(agl_attention_sequence *sequence, int *tile,
                                                  const attention_paged_view &view, int ratio,
                                                  int tile_rows, int wanted)
 {
-    int before = 0;
-    for (int first = 0; first < view.sequence_count; first += (int)blockDim.x) {
-        int number = first + (int)threadIdx.x, count = 0, total;
-        if (number < view.sequence_count && view.sequences[number].row_count > DECODE_ROWS) {
-            count = tile_count(view.sequences[number].row_count, ratio, tile_rows);
+    int lane = threadIdx.x % WARP_LANES;
+    for (int first = 0; first < view.sequence_count; first += WARP_LANES) {
+        agl_attention_sequence own = {};
+        if (first + lane < view.sequence_count) own = sequence_load(view, first + lane);
+        int count = own.row_count > DECODE_ROWS ? tile_count(own.row_count, ratio, tile_rows) : 0;
+        int end = count;
+        for (int offset = 1; offset < WARP_LANES; offset *= 2) {
+            int below = __shfl_up_sync(FULL_WARP, end, offset);
+            if (lane >= offset) end += below;
         }
-        int begin = before + block_prefix(count, &total, warps);
-        before += total;
-        if (wanted >= begin && wanted < begin + count) {
-            found->sequence = number;
-            found->tile = count - 1 - (wanted - begin);
+        unsigned behind = __ballot_sync(FULL_WARP, wanted < end);
+        if (behind != 0) {
+            int owner = __ffs((int)behind) - 1;
+            sequence->row_first = __shfl_sync(FULL_WARP, own.row_first, owner);
+            sequence->row_count = __shfl_sync(FULL_WARP, own.row_count, owner);
+            sequence->context = __shfl_sync(FULL_WARP, own.context, owner);
+            sequence->page_table = __shfl_sync(FULL_WARP, own.page_table, owner);
+            *tile = __shfl_sync(FULL_WARP, end, owner) - 1 - wanted;
+            return true;
         }
-        __syncthreads();
-        if (wanted < before) return true;
+        wanted -= __shfl_sync(FULL_WARP, end, WARP_LANES - 1);
     }
     return false;
 }

@@ -75,8 +75,6 @@ typedef struct {
     tile_work work;
     int lane_rows[WARP_LANES], lane_columns[WARP_LANES];
     float sum[2 * M_TILES_MAX][TILE_THREADS]; /* the lane's part of its rows' sums       */
-    int prefix[TILE_WARPS];
-    tile_place found;
     __align__(128) unsigned char q[TILE_ROWS(M_TILES_MAX) * ROW_BYTES]; /* a small tile has half */
 } tile_shared;
 
@@ -374,14 +372,14 @@ tiles_paged_kernel(attention_paged_view view)
     int ratio = view.heads / view.kv_heads;
     ptx_wait_for_previous();
     ptx_release_next();
-    if (!tile_find(&shared->found, shared->prefix, view, ratio, TILE_ROWS(M),
-                   (int)blockIdx.x / view.kv_heads)) {
+    agl_attention_sequence sequence;
+    int tile;
+    if (!tile_find(&sequence, &tile, view, ratio, TILE_ROWS(M), (int)blockIdx.x / view.kv_heads)) {
         return;
     }
-    agl_attention_sequence sequence = sequence_load(view, shared->found.sequence);
     tile_work work = {};
     work.kv_head = (int)blockIdx.x % view.kv_heads;
-    work.row_first = shared->found.tile * TILE_ROWS(M);
+    work.row_first = tile * TILE_ROWS(M);
     work.row_count = sequence.row_count * ratio;
     work.ratio = ratio;
     work.keys_before = sequence.context - sequence.row_count;

@@ -10,8 +10,8 @@
  *           passed over), context <= context_max. The launchers decline the rest.
  * Bound     tensor cores: 4 * 128 operations a query row, head and key.
  * Grid      a block of 3 warpgroups for 128 rows of one kv head; rows and the order of tiles as in
- *           attention_tiles.cu. One warp of the first group issues the copies of K and V, 128 keys
- *           each, two of both ahead; the other groups own 64 rows each.
+ *           attention_tiles.cu. A warp of the first group brings half the dims of K or of V, 128
+ *           keys at a time, two tiles ahead; the other groups own 64 rows each.
  * Numerics  F32 sums of 16-bit products over blocks of 128 keys from key 0 on, weights rounded to
  *           16 bit before they meet V. Weights are 2^(score - m), where m follows the row's maximum
  *           only when that is more than 8 ahead. A row's bits depend on its own keys alone.
@@ -42,8 +42,7 @@
 #define HALF_TILE (TILE_KEYS * HALF_ROW)
 #define HALF_GROUP (GROUP_ROWS * HALF_ROW)
 #define EIGHT_ROWS (8 * HALF_ROW)
-#define PAGE_PIECE 16                /* keys a copy takes from a page                    */
-#define PIECES (TILE_KEYS / PAGE_PIECE)
+#define COPY_KEYS 16                 /* from pages                                       */
 #define RISE_MAX 8.0f                /* exponents of 2: weights up to 256 are harmless   */
 #define SEGMENTS_MAX 16              /* of a launch                                      */
 #define SHARED_ALIGN 1024            /* the swizzle's period                             */
@@ -87,15 +86,14 @@ typedef struct {
     int64_t q_stride, out_stride;    /* elements from token to token                     */
     const CUtensorMap *k_map, *v_map;
     int k_column, v_column;          /* of the head in a row of the maps                 */
-    int page_table, kv_head;
+    int page_table, kv_head;         /* paged                                            */
+    const attention_paged_view *view;
 } tile_work;
 
 typedef struct {
     unsigned char k[STAGES][2 * HALF_TILE], v[STAGES][2 * HALF_TILE];
     unsigned char q[CONSUMERS][2 * HALF_GROUP];  /* at the end the group's results       */
     uint64_t k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
-    int prefix[BLOCK_THREADS / WARP_LANES];
-    tile_place found;
 } tile_shared;
 
 #if PTX_WGMMA_CODE
@@ -113,55 +111,90 @@ static __device__ __forceinline__ unsigned char *half_piece(unsigned char *tile,
     return tile + piece / 8 * half_bytes + row * HALF_ROW + (((piece ^ row) & 7) << 4);
 }
 
+/* ---- finding work ------------------------------------------------------------------- */
+
+/* The block's work, found by each warp for itself; false: there is none. */
+template <typename T>
+static __device__ __forceinline__ bool work_find(const dense_call &call, tile_work *work)
+{
+    int tile = (int)blockIdx.x, head = (int)blockIdx.y, segment = 0;
+    while (segment + 1 < call.segment_count && tile >= call.tile_end[segment]) segment++;
+    if (segment > 0) tile -= call.tile_end[segment - 1];
+    int64_t width = (int64_t)call.heads * ATTENTION_DIM;
+    work->row_first = tile * TILE_ROWS;
+    work->row_count = work->keys = work->keys_all = call.tokens[segment];
+    work->ratio = 1;
+    work->keys_before = 0;
+    work->q_stride = 3 * width;
+    work->out_stride = width;
+    work->q = (const T *)call.qkv + call.first[segment] * 3 * width + head * ATTENTION_DIM;
+    work->out = (T *)call.out + call.first[segment] * width + head * ATTENTION_DIM;
+    work->k_map = work->v_map = &call.maps[segment];
+    work->k_column = (call.heads + head) * ATTENTION_DIM;
+    work->v_column = (2 * call.heads + head) * ATTENTION_DIM;
+    work->view = NULL;
+    return true;
+}
+
+template <typename T>
+static __device__ __forceinline__ bool work_find(const paged_call &call, tile_work *work)
+{
+    const attention_paged_view &view = call.view;
+    int number = (int)blockIdx.x / view.kv_heads, ratio = view.heads / view.kv_heads, tile;
+    agl_attention_sequence sequence;
+    if (!tile_find(&sequence, &tile, view, ratio, TILE_ROWS, number)) return false;
+    work->kv_head = (int)blockIdx.x % view.kv_heads;
+    work->row_first = tile * TILE_ROWS;
+    work->row_count = sequence.row_count * ratio;
+    work->ratio = ratio;
+    work->keys_before = sequence.context - sequence.row_count;
+    int token_last = (min(work->row_first + TILE_ROWS, work->row_count) - 1) / ratio;
+    work->keys = work->keys_before + token_last + 1;
+    work->keys_all = work->keys_before + work->row_first / ratio + 1;
+    int head = work->kv_head * ratio;
+    work->q_stride = view.q_stride;
+    work->out_stride = (int64_t)view.heads * ATTENTION_DIM;
+    work->q = (const T *)view.q + sequence.row_first * work->q_stride + head * ATTENTION_DIM;
+    work->out = (T *)view.out + sequence.row_first * work->out_stride + head * ATTENTION_DIM;
+    work->k_map = &call.k, work->v_map = &call.v;
+    work->k_column = work->v_column = 0;
+    work->page_table = sequence.page_table;
+    work->view = &view;
+    return work->keys > 0;
+}
+
 /* ---- copies of K and V ------------------------------------------------------------ */
 
-/* Row of the maps where 16 keys lie; behind the end: outside, which copies as zeros. */
+/* Row of the maps where a lane's 16 keys begin; behind the end: outside, which copies as zeros. */
 template <bool PAGED>
-static __device__ __forceinline__ int piece_row(const tile_work &work,
-                                                const attention_paged_view *view, int first)
+static __device__ __forceinline__ int copy_row(const tile_work &work, int first)
 {
     if (!PAGED) return first;
-    int key = first + (int)threadIdx.x % WARP_LANES / 2 * PAGE_PIECE;
-    if (key >= work.keys) return -PAGE_PIECE;
-    return (int)key_slot(*view, work.page_table, work.kv_head, key);
+    int key = first + (int)threadIdx.x % WARP_LANES * COPY_KEYS;
+    if (key >= work.keys) return -COPY_KEYS;
+    return (int)key_slot(*work.view, work.page_table, work.kv_head, key);
 }
 
-/* One block of keys, by a warp. Dense: a lane a half of 64 dims; paged: 16 keys of it. */
+/* A warp brings one half of the dims of K or of V. */
 template <bool PAGED>
-static __device__ __forceinline__ void tile_copy(unsigned char *tile, const CUtensorMap *map,
-                                                 int column, int row, uint64_t *full,
-                                                 uint64_t *empty, int turn)
+static __device__ __forceinline__ void produce(tile_shared *shared, const tile_work &work)
 {
-    int lane = threadIdx.x % WARP_LANES, half = lane % 2;
-    ptx_mbarrier_wait(empty, (turn + 1) & 1);
-    if (lane == 0) ptx_mbarrier_expect(full, 2 * HALF_TILE);
-    __syncwarp();
-    if (lane < 2 * (PAGED ? PIECES : 1)) {
-        ptx_tensor_load(tile + half * HALF_TILE + lane / 2 * PAGE_PIECE * HALF_ROW, map,
-                        column + half * (ATTENTION_DIM / 2), row, full);
-    }
-}
-
-template <bool PAGED>
-static __device__ __forceinline__ void produce(tile_shared *shared, const tile_work &work,
-                                               const attention_paged_view *view)
-{
-    int blocks = (work.keys + TILE_KEYS - 1) / TILE_KEYS;
-    int row = piece_row<PAGED>(work, view, 0), before = row;
-    for (int n = 0; n <= blocks; n++) {
-        int next = 0;
-        if (n + 1 < blocks) next = piece_row<PAGED>(work, view, (n + 1) * TILE_KEYS);
-        if (n < blocks) {
-            int stage = n % STAGES;
-            tile_copy<PAGED>(shared->k[stage], work.k_map, work.k_column, row,
-                             &shared->k_full[stage], &shared->k_empty[stage], n / STAGES);
-        }
-        if (n > 0) {
-            int stage = (n - 1) % STAGES;
-            tile_copy<PAGED>(shared->v[stage], work.v_map, work.v_column, before,
-                             &shared->v_full[stage], &shared->v_empty[stage], (n - 1) / STAGES);
-        }
-        before = row, row = next;
+    int warp = __shfl_sync(FULL_WARP, (int)threadIdx.x / WARP_LANES, 0), half = warp % 2;
+    int lane = threadIdx.x % WARP_LANES, next = copy_row<PAGED>(work, 0);
+    bool is_v = warp >= 2, copies = lane < (PAGED ? TILE_KEYS / COPY_KEYS : 1);
+    uint64_t *full = is_v ? shared->v_full : shared->k_full;
+    uint64_t *empty = is_v ? shared->v_empty : shared->k_empty;
+    unsigned char *tiles = (is_v ? shared->v[0] : shared->k[0]) + half * HALF_TILE +
+                           lane * COPY_KEYS * HALF_ROW;
+    const CUtensorMap *map = is_v ? work.v_map : work.k_map;
+    int column = (is_v ? work.v_column : work.k_column) + half * (ATTENTION_DIM / 2);
+    for (int first = 0; first < work.keys; first += TILE_KEYS) {
+        int turn = first / TILE_KEYS, stage = turn % STAGES, row = next;
+        if (first + TILE_KEYS < work.keys) next = copy_row<PAGED>(work, first + TILE_KEYS);
+        ptx_mbarrier_wait(&empty[stage], (turn / STAGES + 1) & 1);
+        if (lane == 0) ptx_mbarrier_expect(&full[stage], HALF_TILE);
+        __syncwarp();
+        if (copies) ptx_tensor_load(tiles + stage * 2 * HALF_TILE, map, column, row, &full[stage]);
     }
 }
 
@@ -180,17 +213,25 @@ template <typename T>
 static __device__ __forceinline__ void group_load_q(unsigned char *q, const tile_work &work,
                                                     int group)
 {
+    const int step = GROUP_THREADS / ROW_PIECES;
     int thread = threadIdx.x % GROUP_THREADS, piece = thread % ROW_PIECES;
+    int flat = work.row_first + group * GROUP_ROWS + thread / ROW_PIECES;
+    int token = flat / work.ratio, head = flat - token * work.ratio;
+    int step_tokens = step / work.ratio, step_heads = step - step_tokens * work.ratio;
+    uint4 values[GROUP_ROWS / step];
 #pragma unroll
-    for (int i = 0; i < GROUP_ROWS; i += GROUP_THREADS / ROW_PIECES) {
-        int row = i + thread / ROW_PIECES, flat = work.row_first + group * GROUP_ROWS + row;
-        uint4 value = make_uint4(0, 0, 0, 0);
-        if (flat < work.row_count) {
-            int token = flat / work.ratio, head = flat - token * work.ratio;
-            value = *(const uint4 *)((const T *)work.q + token * work.q_stride +
-                                     head * ATTENTION_DIM + piece * 8);
+    for (int i = 0; i < GROUP_ROWS / step; i++) {
+        values[i] = make_uint4(0, 0, 0, 0);
+        if (flat + i * step < work.row_count) {
+            values[i] = *(const uint4 *)((const T *)work.q + token * work.q_stride +
+                                         head * ATTENTION_DIM + piece * 8);
         }
-        *(uint4 *)half_piece(q, HALF_GROUP, row, piece) = value;
+        token += step_tokens, head += step_heads;
+        if (head >= work.ratio) head -= work.ratio, token++;
+    }
+#pragma unroll
+    for (int i = 0; i < GROUP_ROWS / step; i++) {
+        *(uint4 *)half_piece(q, HALF_GROUP, i * step + thread / ROW_PIECES, piece) = values[i];
     }
     ptx_fence_shared_async();
     ptx_barrier_wait(BARRIER_GROUP + group, GROUP_THREADS);
@@ -289,13 +330,14 @@ static __device__ __forceinline__ void tile_release(uint64_t *empty)
     if (threadIdx.x % WARP_LANES == 0) ptx_mbarrier_arrive(empty);
 }
 
-/* Values of the last keys, from the sequence's end to the next multiple of 16. */
-static __device__ __forceinline__ void clear_tail(unsigned char *v, int keys, int group)
+/* Values of the keys that the last copies brought from behind the sequence's end. */
+static __device__ __forceinline__ void clear_tail(unsigned char *v, const tile_work &work,
+                                                  int group)
 {
-    int first = keys % TILE_KEYS, thread = threadIdx.x % GROUP_THREADS;
-    if (keys % PAGE_PIECE == 0) return;
-    for (int row = first + thread / ROW_PIECES; row % PAGE_PIECE != 0 && row / PAGE_PIECE ==
-         first / PAGE_PIECE; row += GROUP_THREADS / ROW_PIECES) {
+    int keys = (work.keys - 1) % TILE_KEYS + 1, thread = threadIdx.x % GROUP_THREADS;
+    int end = (keys + COPY_KEYS - 1) / COPY_KEYS * COPY_KEYS;
+    if (keys == end) return;
+    for (int row = keys + thread / ROW_PIECES; row < end; row += GROUP_THREADS / ROW_PIECES) {
         *(uint4 *)half_piece(v, HALF_TILE, row, thread % ROW_PIECES) = make_uint4(0, 0, 0, 0);
     }
     ptx_fence_shared_async();
@@ -342,11 +384,11 @@ static __device__ __forceinline__ void consume(tile_shared *shared, const tile_w
     uint64_t q = ptx_wgmma_matrix(shared->q[group], EIGHT_ROWS, 0);
     uint64_t k = ptx_wgmma_matrix(shared->k, EIGHT_ROWS, 0);
     uint64_t v = ptx_wgmma_matrix(shared->v, EIGHT_ROWS, HALF_TILE);
+    group_load_q<T>(shared->q[group], work, group);
 #pragma unroll
     for (int i = 0; i < ATTENTION_DIM / 2; i++) state.values[i] = 0.0f;
     state.max[0] = state.max[1] = -INFINITY;
     state.sum[0] = state.sum[1] = 0.0f;
-    group_load_q<T>(shared->q[group], work, group);
     if (group == 1) ptx_barrier_arrive(BARRIER_TURN, CONSUMERS * GROUP_THREADS);
 
     ptx_mbarrier_wait(&shared->k_full[0], 0);
@@ -358,7 +400,7 @@ static __device__ __forceinline__ void consume(tile_shared *shared, const tile_w
     group_weights(&state, keep, scale_log2);
     group_take<T>(&state, keep);
 
-    if (last > 0) ptx_mbarrier_wait(&shared->k_full[1], 0);
+    if (last > 0) ptx_mbarrier_wait(&shared->k_full[1 % STAGES], 0);
     for (int n = 1; n < blocks; n++) {
         int stage = n % STAGES, before = (n - 1) % STAGES;
         ptx_barrier_wait(BARRIER_TURN + group, CONSUMERS * GROUP_THREADS);
@@ -377,7 +419,9 @@ static __device__ __forceinline__ void consume(tile_shared *shared, const tile_w
         group_weights(&state, keep, scale_log2);
         /* Without a branch in between, the compiler takes the exponents behind the second wait. */
         ptx_wgmma_sums(state.scores);
-        if (n < last) ptx_mbarrier_wait(&shared->k_full[before], (n + 1) / STAGES & 1);
+        if (n < last) {
+            ptx_mbarrier_wait(&shared->k_full[(n + 1) % STAGES], (n + 1) / STAGES & 1);
+        }
         ptx_wgmma_wait<0>();
         ptx_wgmma_sums(state.values);
         tile_release(&shared->v_empty[before]);
@@ -386,10 +430,11 @@ static __device__ __forceinline__ void consume(tile_shared *shared, const tile_w
 
     int stage = last % STAGES;
     ptx_mbarrier_wait(&shared->v_full[stage], last / STAGES & 1);
-    if (PAGED) clear_tail(shared->v[stage], work.keys, group);
+    if (PAGED) clear_tail(shared->v[stage], work, group);
     issue_values<T>(&state, v + stage * 2 * HALF_TILE / 16);
     ptx_wgmma_wait<0>();
     ptx_wgmma_sums(state.values);
+    ptx_barrier_wait(BARRIER_GROUP + group, GROUP_THREADS); /* nobody reads Q any more */
     group_store<T>(&state, shared->q[group], work, group);
 }
 
@@ -397,22 +442,29 @@ static __device__ __forceinline__ void consume(tile_shared *shared, const tile_w
 static __device__ __forceinline__ void barriers_init(tile_shared *shared)
 {
     for (int i = 0; i < STAGES; i++) {
-        ptx_mbarrier_init(&shared->k_full[i], 1);
-        ptx_mbarrier_init(&shared->v_full[i], 1);
+        ptx_mbarrier_init(&shared->k_full[i], 2);
+        ptx_mbarrier_init(&shared->v_full[i], 2);
         ptx_mbarrier_init(&shared->k_empty[i], CONSUMERS * GROUP_THREADS / WARP_LANES);
         ptx_mbarrier_init(&shared->v_empty[i], CONSUMERS * GROUP_THREADS / WARP_LANES);
     }
     ptx_mbarrier_publish();
 }
 
-template <typename T, bool PAGED>
-static __device__ __forceinline__ void tile_run(tile_shared *shared, const tile_work &work,
-                                                const attention_paged_view *view, float scale_log2)
+template <typename T, bool PAGED, typename CALL>
+static __device__ __forceinline__ void block_run(const CALL &call, float scale_log2)
 {
+    DYNAMIC_SHARED(memory);
+    tile_shared *shared = shared_begin(memory);
     int group = __shfl_sync(FULL_WARP, (int)threadIdx.x / GROUP_THREADS, 0);
+    tile_work work;
+    if (threadIdx.x == 0) barriers_init(shared);
+    __syncthreads();
+    ptx_wait_for_previous();
+    ptx_release_next();
+    if (!work_find<T>(call, &work)) return;
     if (group == 0) {
         ptx_registers_fewer<REGISTERS_PRODUCER>();
-        if (threadIdx.x < WARP_LANES) produce<PAGED>(shared, work, view);
+        produce<PAGED>(shared, work);
     } else {
         ptx_registers_more<REGISTERS_CONSUMER>();
         consume<T, PAGED>(shared, work, group - 1, scale_log2);
@@ -428,28 +480,7 @@ static __global__ void __launch_bounds__(BLOCK_THREADS, 1)
 wgmma_dense_kernel(const __grid_constant__ dense_call call)
 {
 #if PTX_WGMMA_CODE
-    DYNAMIC_SHARED(memory);
-    tile_shared *shared = shared_begin(memory);
-    int tile = (int)blockIdx.x, head = (int)blockIdx.y, segment = 0;
-    while (segment + 1 < call.segment_count && tile >= call.tile_end[segment]) segment++;
-    if (segment > 0) tile -= call.tile_end[segment - 1];
-    int64_t width = (int64_t)call.heads * ATTENTION_DIM;
-    tile_work work = {};
-    work.row_first = tile * TILE_ROWS;
-    work.row_count = work.keys = work.keys_all = call.tokens[segment];
-    work.ratio = 1;
-    work.q_stride = 3 * width;
-    work.out_stride = width;
-    work.q = (const T *)call.qkv + call.first[segment] * 3 * width + head * ATTENTION_DIM;
-    work.out = (T *)call.out + call.first[segment] * width + head * ATTENTION_DIM;
-    work.k_map = work.v_map = &call.maps[segment];
-    work.k_column = (call.heads + head) * ATTENTION_DIM;
-    work.v_column = (2 * call.heads + head) * ATTENTION_DIM;
-    if (threadIdx.x == 0) barriers_init(shared), ptx_tensor_prefetch(work.k_map);
-    __syncthreads();
-    ptx_wait_for_previous();
-    ptx_release_next();
-    tile_run<T, false>(shared, work, NULL, call.scale_log2);
+    block_run<T, false>(call, call.scale_log2);
 #endif
 }
 
@@ -458,39 +489,7 @@ static __global__ void __launch_bounds__(BLOCK_THREADS, 1)
 wgmma_paged_kernel(const __grid_constant__ paged_call call)
 {
 #if PTX_WGMMA_CODE
-    DYNAMIC_SHARED(memory);
-    tile_shared *shared = shared_begin(memory);
-    const attention_paged_view &view = call.view;
-    int ratio = view.heads / view.kv_heads;
-    if (threadIdx.x == 0) {
-        barriers_init(shared);
-        ptx_tensor_prefetch(&call.k), ptx_tensor_prefetch(&call.v);
-    }
-    ptx_wait_for_previous();
-    ptx_release_next();
-    if (!tile_find(&shared->found, shared->prefix, view, ratio, TILE_ROWS,
-                   (int)blockIdx.x / view.kv_heads)) {
-        return;
-    }
-    agl_attention_sequence sequence = sequence_load(view, shared->found.sequence);
-    tile_work work = {};
-    work.kv_head = (int)blockIdx.x % view.kv_heads;
-    work.row_first = shared->found.tile * TILE_ROWS;
-    work.row_count = sequence.row_count * ratio;
-    work.ratio = ratio;
-    work.keys_before = sequence.context - sequence.row_count;
-    int token_last = (min(work.row_first + TILE_ROWS, work.row_count) - 1) / ratio;
-    work.keys = work.keys_before + token_last + 1;
-    work.keys_all = work.keys_before + work.row_first / ratio + 1;
-    if (work.keys < 1) return;
-    int head = work.kv_head * ratio;
-    work.q_stride = view.q_stride;
-    work.out_stride = (int64_t)view.heads * ATTENTION_DIM;
-    work.q = (const T *)view.q + sequence.row_first * work.q_stride + head * ATTENTION_DIM;
-    work.out = (T *)view.out + sequence.row_first * work.out_stride + head * ATTENTION_DIM;
-    work.k_map = &call.k, work.v_map = &call.v;
-    work.page_table = sequence.page_table;
-    tile_run<T, true>(shared, work, &view, view.scale_log2);
+    block_run<T, true>(call, call.view.scale_log2);
 #endif
 }
 
@@ -537,15 +536,15 @@ static const size_t SHARED_BYTES = sizeof(tile_shared) + SHARED_ALIGN;
 agl_status agl_cuda_attention_wgmma_paged(agl_stream *stream, const agl_attention_paged_args *args)
 {
     const agl_kv_layer *kv = &args->kv;
-    if (agl_cuda_of(stream)->tensor_map_encode == NULL || kv->page_tokens % PAGE_PIECE != 0) {
+    if (agl_cuda_of(stream)->tensor_map_encode == NULL || kv->page_tokens % COPY_KEYS != 0) {
         return AGL_ERR_UNSUPPORTED;
     }
     int64_t blocks = paged_blocks(args, TILE_ROWS);
     if (blocks == 0) return AGL_OK;
     /* How many pages there are is not said; rows beyond them are not asked for. */
     paged_call call = {};
-    AGL_TRY(map_encode(stream, &call.k, kv->k, ATTENTION_DIM, INT32_MAX, ROW_BYTES, PAGE_PIECE));
-    AGL_TRY(map_encode(stream, &call.v, kv->v, ATTENTION_DIM, INT32_MAX, ROW_BYTES, PAGE_PIECE));
+    AGL_TRY(map_encode(stream, &call.k, kv->k, ATTENTION_DIM, INT32_MAX, ROW_BYTES, COPY_KEYS));
+    AGL_TRY(map_encode(stream, &call.v, kv->v, ATTENTION_DIM, INT32_MAX, ROW_BYTES, COPY_KEYS));
     call.view = attention_view(args);
     bool half = stream->backend->activation == AGL_F16;
     return cuda_launch_early(stream, half ? wgmma_paged_kernel<__half>
@@ -576,10 +575,10 @@ agl_status agl_cuda_attention_wgmma_dense(agl_stream *stream, const agl_attentio
             AGL_TRY(map_encode(stream, &call.maps[n], rows, width, tokens, width * 2, TILE_KEYS));
         }
         if (tiles == 0) continue;
+        dim3 grid((unsigned)tiles, (unsigned)args->heads);
         AGL_TRY(cuda_launch_early(stream, half ? wgmma_dense_kernel<__half>
                                                : wgmma_dense_kernel<__nv_bfloat16>,
-                                  dim3((unsigned)tiles, (unsigned)args->heads), dim3(BLOCK_THREADS),
-                                  SHARED_BYTES, call));
+                                  grid, dim3(BLOCK_THREADS), SHARED_BYTES, call));
     }
     return AGL_OK;
 }
