@@ -13,6 +13,10 @@
 #define MIXED_STEP_S 0.050
 #define MIXED_STEP_FACTOR 3.0
 #define CHUNK_ROWS_MIN 16
+
+/* Steps that are cut by time anyway end at full tiles of matrix products; and few different sizes
+ * find their kernels loaded: on a GPU a first size costs 10 ms. */
+#define STEP_ROWS_STEP 128u
 #define EWMA_WEIGHT 0.2
 
 /* A blocked head of the queue is looked at again when pages came back, or after this many plans. */
@@ -302,7 +306,12 @@ static uint32_t prompt_rows_max(const agl_scheduler *scheduler)
     if (target < MIXED_STEP_S) target = MIXED_STEP_S;
     double rows = (target - scheduler->decode_step_s) / scheduler->prompt_row_s;
     if (rows < CHUNK_ROWS_MIN) rows = CHUNK_ROWS_MIN;
-    return rows < left ? (uint32_t)rows : left;
+    if (rows >= left) return left;
+    if (rows < STEP_ROWS_STEP) return (uint32_t)rows;
+    uint32_t before = scheduler->plan->row_count;
+    uint32_t tiles = (before + (uint32_t)rows + STEP_ROWS_STEP / 2) / STEP_ROWS_STEP;
+    uint32_t whole = tiles * STEP_ROWS_STEP - before;
+    return whole < left ? whole : left;
 }
 
 /* Bring the vision rows of one image into the plan. false: not in this step. */
