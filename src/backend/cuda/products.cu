@@ -15,7 +15,10 @@
  *           saturates; what passes 65504 in this model leaves as F32.
  * Same call, same bits: the algorithm is the library's first choice for (rows, in, out,
  *           x_stride, y's type, bias) at 16-byte alignment and never depends on addresses
- *           or on earlier calls. The table below only remembers it.
+ *           or on earlier calls. The table below only remembers it. Up to CLASSED_ROWS it is
+ *           the choice for a class of rows: then a row's bits do not change with the dead rows
+ *           that fill a recorded step, and a step of any size finds its kernels loaded by the
+ *           recordings. On an H200 loading one takes 2.3 ms, and asking the library 0.4 ms.
  *
  * Everything but cublasLtMatmul is host work, which a stream that is recorded into a graph
  * permits. A kernel's first use loads it, so run a shape once before recording it. The
@@ -30,6 +33,9 @@
 
 #define WORKSPACE_BYTES_SM90 ((size_t)32 << 20) /* the library's own advice for Hopper        */
 #define WORKSPACE_BYTES ((size_t)8 << 20)
+#define CLASSED_ROWS 256
+#define CLASS_ROWS 16               /* as recorded steps (step_graphs.c)                      */
+#define LAST_CLASS_ROWS 209         /* from here on 256: measured, docs/SPEED.md              */
 #define ALIGNMENT 16u               /* bytes, of every matrix and row                         */
 
 /* 512 plans: chunked prefill brings many different numbers of rows. A plan may stand in the 4
@@ -51,6 +57,7 @@
     X(cublasLtMatmulPreferenceDestroy)                                                         \
     X(cublasLtMatmulPreferenceSetAttribute)                                                    \
     X(cublasLtMatmulAlgoGetHeuristic)                                                          \
+    X(cublasLtMatmulAlgoCheck)                                                                 \
     X(cublasLtMatmul)
 
 typedef struct {
@@ -82,6 +89,7 @@ struct agl_cuda_products {
     cublasLtHandle_t handle;
     cublasLtMatmulPreference_t preference;
     cudaDataType_t type;            /* of activations                                         */
+    uint64_t workspace_bytes;
     uint64_t calls;
     plan plans[PLAN_SETS][PLAN_WAYS];
 };
@@ -93,6 +101,20 @@ static void plan_clear(const library *lib, plan *p)
     if (p->x != NULL) lib->cublasLtMatrixLayoutDestroy(p->x);
     if (p->y != NULL) lib->cublasLtMatrixLayoutDestroy(p->y);
     memset(p, 0, sizeof *p);
+}
+
+/* x and y of so many rows. */
+static bool lay_out(const library *lib, plan *p, cudaDataType_t type, int64_t rows)
+{
+    const plan_key *key = &p->key;
+    cudaDataType_t y_type = key->flags & 1 ? CUDA_R_32F : type;
+    if (p->x != NULL) lib->cublasLtMatrixLayoutDestroy(p->x);
+    if (p->y != NULL) lib->cublasLtMatrixLayoutDestroy(p->y);
+    p->x = p->y = NULL;
+    return lib->cublasLtMatrixLayoutCreate(&p->x, type, (uint64_t)key->in, (uint64_t)rows,
+                                           key->x_stride) == CUBLAS_STATUS_SUCCESS &&
+           lib->cublasLtMatrixLayoutCreate(&p->y, y_type, (uint64_t)key->out, (uint64_t)rows,
+                                           key->out) == CUBLAS_STATUS_SUCCESS;
 }
 
 static bool describe(const library *lib, plan *p, cudaDataType_t type, const void *bias)
@@ -114,13 +136,36 @@ static bool describe(const library *lib, plan *p, cudaDataType_t type, const voi
         return false;
     }
 #undef SET
-    uint64_t in = (uint64_t)key->in, out = (uint64_t)key->out, rows = (uint64_t)key->rows;
-    return lib->cublasLtMatrixLayoutCreate(&p->weight, type, in, out, key->in) ==
-               CUBLAS_STATUS_SUCCESS &&
-           lib->cublasLtMatrixLayoutCreate(&p->x, type, in, rows, key->x_stride) ==
-               CUBLAS_STATUS_SUCCESS &&
-           lib->cublasLtMatrixLayoutCreate(&p->y, y_type, out, rows, key->out) ==
-               CUBLAS_STATUS_SUCCESS;
+    return lib->cublasLtMatrixLayoutCreate(&p->weight, type, (uint64_t)key->in, (uint64_t)key->out,
+                                           key->in) == CUBLAS_STATUS_SUCCESS;
+}
+
+/* The library's first choice for so many rows. */
+static bool choose(agl_cuda_products *products, plan *p, int64_t rows)
+{
+    const library *lib = &products->lib;
+    cublasLtMatmulHeuristicResult_t found = {};
+    int count = 0;
+    if (!lay_out(lib, p, products->type, rows)) return false;
+    cublasStatus_t status = lib->cublasLtMatmulAlgoGetHeuristic(
+        products->handle, p->product, p->weight, p->x, p->y, p->y, products->preference, 1,
+        &found, &count);
+    p->algorithm = found.algo;
+    return status == CUBLAS_STATUS_SUCCESS && count == 1 && found.state == CUBLAS_STATUS_SUCCESS;
+}
+
+/* The choice for a whole class, if it can be used for the rows of this plan too. */
+static bool choose_class(agl_cuda_products *products, plan *p)
+{
+    const library *lib = &products->lib;
+    int64_t rows = p->key.rows, whole = (rows + CLASS_ROWS - 1) / CLASS_ROWS * CLASS_ROWS;
+    if (rows >= LAST_CLASS_ROWS && rows < CLASSED_ROWS) whole = CLASSED_ROWS;
+    if (rows == whole || whole > CLASSED_ROWS || !choose(products, p, whole)) return false;
+    cublasLtMatmulHeuristicResult_t need = {};
+    return lay_out(lib, p, products->type, rows) &&
+           lib->cublasLtMatmulAlgoCheck(products->handle, p->product, p->weight, p->x, p->y, p->y,
+                                        &p->algorithm, &need) == CUBLAS_STATUS_SUCCESS &&
+           need.workspaceSize <= products->workspace_bytes;
 }
 
 static agl_status plan_make(agl_cuda_products *products, plan *p, const plan_key *key,
@@ -133,14 +178,7 @@ static agl_status plan_make(agl_cuda_products *products, plan *p, const plan_key
         plan_clear(lib, p);
         return AGL_ERR_DEVICE;
     }
-    cublasLtMatmulHeuristicResult_t found = {};
-    int count = 0;
-    cublasStatus_t status = lib->cublasLtMatmulAlgoGetHeuristic(
-        products->handle, p->product, p->weight, p->x, p->y, p->y, products->preference, 1,
-        &found, &count);
-    p->possible = status == CUBLAS_STATUS_SUCCESS && count == 1 &&
-                  found.state == CUBLAS_STATUS_SUCCESS;
-    p->algorithm = found.algo;
+    p->possible = choose_class(products, p) || choose(products, p, key->rows);
     return AGL_OK;
 }
 
@@ -212,6 +250,7 @@ static bool preference_create(agl_cuda_products *products, const agl_cuda *cuda)
 {
     const library *lib = &products->lib;
     uint64_t bytes = agl_cuda_products_bytes(cuda, &cuda->limits);
+    products->workspace_bytes = bytes;
     uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, alignment = ALIGNMENT;
     if (lib->cublasLtMatmulPreferenceCreate(&products->preference) != CUBLAS_STATUS_SUCCESS) {
         return false;
