@@ -166,6 +166,8 @@ static void set_rules(agl_engine *engine, const agl_engine_options *options)
     rules->vocab = vocab;
     rules->token_bytes_max = longest;
     rules->max_pixels = options->max_pixels;
+    rules->backend = engine->backend;
+    rules->pixel_bytes_max = engine->memory.pixel_bytes_max;
 
     agl_sampling_context *sampling = &engine->sampling_context;
     sampling->eos = config->eos;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * encoder_cache.h - vision rows of recent images, found by pixel digest.
+ * encoder_cache.h - vision rows of recent images, found by digest.
  *
  *     rows   |aaaa|bbbbbbbb|....|cc|..........|     one device buffer [rows_max, hidden]
  *

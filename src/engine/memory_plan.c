@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "engine/picture_room.h"
 #include "engine/step.h"
 #include "media/image.h"
 
@@ -154,6 +155,7 @@ static agl_status plan_vision(agl_memory_plan *plan, const agl_engine_options *o
     plan->image_tokens_max = tokens;
     plan->patches_max = tokens * vision->merge * vision->merge;
     plan->pixel_bytes_max = (size_t)(tokens * side * side * 3);
+    plan->picture_bytes = agl_picture_room_bytes(backend, plan->pixel_bytes_max);
 
     uint64_t row_bytes = (uint64_t)config->text.hidden * agl_dtype_bytes(backend->activation);
     uint64_t image_bytes = (uint64_t)tokens * row_bytes;
@@ -215,7 +217,7 @@ static void plan_workspace(agl_memory_plan *plan, const agl_config *config,
 uint64_t agl_memory_plan_fixed(const agl_memory_plan *plan)
 {
     return plan->model.weight_bytes + plan->model.activation_bytes + plan->model.vision_bytes +
-           plan->encoder_bytes + plan->pixel_bytes_max + plan->input_bytes + plan->workspace_bytes;
+           plan->encoder_bytes + plan->picture_bytes + plan->input_bytes + plan->workspace_bytes;
 }
 
 static agl_status not_free(const agl_memory_plan *plan, const agl_backend *backend, agl_error *err)

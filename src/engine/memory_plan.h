@@ -26,6 +26,7 @@ typedef struct {
     size_t pixel_bytes_max;     /* of one resized image                             */
     agl_model_plan model;
     agl_backend_limits limits;  /* of the backend's workspace                       */
+    uint64_t picture_bytes;     /* of the room for one picture                      */
     uint64_t encoder_bytes, input_bytes, workspace_bytes, kv_bytes, budget_bytes;
 } agl_memory_plan;
 

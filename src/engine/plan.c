@@ -117,7 +117,7 @@ static void report(agl_plan *out, const agl_memory_plan *plan, uint64_t memory_b
     out->budget_bytes = plan->budget_bytes;
     out->weight_bytes = plan->model.weight_bytes;
     out->activation_bytes = plan->model.activation_bytes + plan->input_bytes + plan->workspace_bytes;
-    out->vision_bytes = plan->model.vision_bytes + plan->pixel_bytes_max;
+    out->vision_bytes = plan->model.vision_bytes + plan->picture_bytes;
     out->encoder_bytes = plan->encoder_bytes;
     out->kv_room_bytes = plan->budget_bytes > fixed ? plan->budget_bytes - fixed : 0;
     out->kv_bytes = plan->kv_bytes;

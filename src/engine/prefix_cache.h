@@ -23,7 +23,7 @@ typedef struct agl_prefix_cache agl_prefix_cache;
 
 /* An image of a prompt: what stands behind its placeholder tokens. */
 typedef struct {
-    agl_digest digest;          /* of the pixels                     */
+    agl_digest digest;          /* of the file and its size here     */
     uint32_t first_token;
     uint32_t rows, columns;     /* merged grid, rows * columns tokens */
 } agl_prefix_image;

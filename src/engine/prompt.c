@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/thread_pool.h"
+#include "engine/picture_room.h"
 
 #define DECODE_THREADS_MAX 4
 /* Of one request: larger pictures are decoded by fewer threads. */
@@ -21,6 +22,7 @@ struct agl_image_plan {
     const agl_part *part;
     int64_t height, width;              /* of the file      */
     int64_t target_height, target_width;
+    bool backend_resizes;
 };
 
 static agl_status no_memory(agl_error *err)
@@ -67,6 +69,13 @@ static agl_status resize_rule(agl_resize_rule *out, const agl_prompt_rules *rule
     return AGL_OK;
 }
 
+static bool backend_resizes(const agl_image_plan *plan, const agl_prompt_rules *rules)
+{
+    agl_picture_size size = {plan->height, plan->width, plan->target_height, plan->target_width};
+    return rules->backend != NULL &&
+           agl_picture_room_takes(rules->backend, rules->pixel_bytes_max, &size);
+}
+
 /* Sizes of all images of the messages, from their headers. */
 static agl_status plan_images(agl_prompt *prompt, agl_arena *arena,
                               const agl_prompt_rules *rules, const agl_message *messages,
@@ -107,7 +116,9 @@ static agl_status plan_images(agl_prompt *prompt, agl_arena *arena,
                                                plan->height, plan->width, &rule, &inner);
             }
             AGL_TRY(at_part(part, status, &inner, err));
-            prompt->pixel_bytes += (size_t)(plan->target_height * plan->target_width * 3);
+            plan->backend_resizes = backend_resizes(plan, rules);
+            prompt->pixel_bytes += 3 * (size_t)(plan->backend_resizes ? plan->height * plan->width
+                                                    : plan->target_height * plan->target_width);
             uint64_t decode_bytes = (uint64_t)(plan->height * plan->width) * DECODE_PIXEL_BYTES;
             if (decode_bytes > largest) largest = decode_bytes;
         }
@@ -246,11 +257,17 @@ static agl_status decode_one(decode_job *job, size_t index, agl_error *err)
                           (long long)plan->width, (long long)plan->height,
                           (long long)decoded.width, (long long)decoded.height);
     }
-    if (status == AGL_OK) {
+    if (status == AGL_OK && plan->backend_resizes) {
+        *out = decoded;
+        decoded = (agl_image){0};
+    } else if (status == AGL_OK) {
         status = agl_image_resize(out, &decoded, plan->target_height, plan->target_width, &inner);
     }
     agl_image_deinit(&decoded);
-    if (status == AGL_OK) job->prompt->images[index].digest = agl_image_digest(out);
+    if (status == AGL_OK) {
+        job->prompt->images[index].digest = agl_image_digest(plan->part->data, plan->part->bytes,
+                                                             plan->target_height, plan->target_width);
+    }
     double finished = agl_clock_s();
     pthread_mutex_lock(&job->lock);
     job->decode_s += decoded_at - started;

@@ -8,6 +8,7 @@
 #ifndef AGL_ENGINE_PROMPT_H
 #define AGL_ENGINE_PROMPT_H
 
+#include "backend/backend.h"
 #include "base/arena.h"
 #include "engine/prefix_cache.h"
 #include "media/image.h"
@@ -26,6 +27,8 @@ typedef struct {
     uint32_t vocab;             /* ids at or above are refused               */
     size_t token_bytes_max;     /* of the longest token: bounds text cheaply */
     uint64_t max_pixels;        /* real pixels of a resized image; 0: the checkpoint's */
+    const agl_backend *backend; /* NULL: pictures are resized here           */
+    size_t pixel_bytes_max;     /* of the backend's room for pictures        */
 } agl_prompt_rules;
 
 typedef struct agl_image_plan agl_image_plan;
@@ -36,7 +39,7 @@ typedef struct {
     agl_image_plan *plans;      /* [image_count] in the arena; views the parts until loaded */
     agl_prefix_image *images;   /* [image_count] in the arena                */
     agl_image_span *spans;      /* [image_count] the same, for positions     */
-    agl_image *pixels;          /* [image_count] resized                     */
+    agl_image *pixels;          /* [image_count] resized, or as decoded if the backend does it */
     size_t pixel_bytes;
     size_t decode_threads;      /* images decoded side by side               */
     uint64_t decode_bytes;      /* held while they are, beside pixel_bytes   */

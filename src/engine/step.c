@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "engine/engine.h"
+#include "engine/picture_room.h"
 #include "engine/step_graphs.h"
 
 #define ALIGN 64
@@ -43,7 +44,7 @@ struct agl_step {
     step_block blocks[2];           /* by plan->turn                     */
     unsigned char *device;          /* [capacity_bytes] inputs           */
     size_t capacity_bytes;
-    void *pixels;                   /* device: one image                 */
+    agl_picture_room *picture;      /* NULL: no vision                   */
     agl_step_graphs *graphs;        /* NULL: every step is launched piece by piece */
 };
 
@@ -92,7 +93,7 @@ void agl_step_destroy(agl_step *step)
     destroy_block(&step->blocks[0]);
     destroy_block(&step->blocks[1]);
     if (step->device != NULL) backend->ops->free(backend, step->device);
-    if (step->pixels != NULL) backend->ops->free(backend, step->pixels);
+    agl_picture_room_destroy(step->picture);
     free(step);
 }
 
@@ -367,19 +368,19 @@ void agl_step_complete(agl_step *step, agl_step_plan *plan)
 static agl_status run_image(agl_step *step, const agl_step_image *image, agl_error *err)
 {
     const agl_step_options *options = &step->options;
-    const agl_image *pixels = &image->request->prompt.pixels[image->image];
+    const agl_prefix_image *place = &image->request->prompt.images[image->image];
     const agl_config *config = &image->request->engine->config;
-    size_t bytes = (size_t)(pixels->height * pixels->width * 3);
+    int64_t side = config->vision.patch * config->vision.merge;
+    int64_t height = place->rows * side, width = place->columns * side;
     size_t row_bytes = (size_t)config->text.hidden * agl_dtype_bytes(options->backend->activation);
-    assert(bytes <= options->pixel_bytes_max);
     char *out = (char *)agl_encoder_cache_rows(options->encoder) +
                 (size_t)agl_encoder_cache_row(options->encoder, image->entry) * row_bytes;
     uint64_t started = agl_clock_ns();
-    agl_status status = options->backend->ops->upload(options->stream, step->pixels, pixels->pixels,
-                                                      bytes);
+    const uint8_t *pixels = NULL;
+    agl_status status = agl_picture_room_load(step->picture, &pixels, options->stream,
+                                              &image->request->prompt.pixels[image->image], height, width);
     if (status == AGL_OK) {
-        status = agl_model_encode_image(options->model, options->stream, step->pixels,
-                                        pixels->height, pixels->width, out);
+        status = agl_model_encode_image(options->model, options->stream, pixels, height, width, out);
     }
     if (status != AGL_OK) {
         return agl_fail(err, AGL_ERR_DEVICE, "the vision tower failed: %s", agl_status_text(status));
@@ -529,8 +530,7 @@ agl_status agl_step_create(agl_step **out, const agl_step_options *options, agl_
                                      AGL_MEMORY_STEP_INPUT, err);
     }
     if (status == AGL_OK && options->encoder != NULL) {
-        status = backend->ops->alloc(backend, &step->pixels, options->pixel_bytes_max,
-                                     AGL_MEMORY_VISION, err);
+        status = agl_picture_room_create(&step->picture, backend, options->pixel_bytes_max, err);
     }
     if (status == AGL_OK) status = record_steps(step, err);
     if (status != AGL_OK) {

@@ -40,7 +40,7 @@ typedef struct {
     uint32_t max_rows, max_sequences, max_logit_rows;
     uint32_t page_tokens, max_model_len;
     uint32_t vocab, vocab_used;
-    size_t pixel_bytes_max;     /* of one resized image */
+    size_t pixel_bytes_max;     /* of one resized picture */
     bool eager;                 /* record nothing */
     agl_progress_fn progress;   /* of the recording; NULL allowed */
     void *progress_user;

@@ -56,7 +56,8 @@ agl_status agl_image_target_size(int64_t *out_height, int64_t *out_width, int64_
 agl_status agl_image_resize(agl_image *out, const agl_image *in, int64_t height, int64_t width,
                             agl_error *err);
 
-/* Identity of the pixels: SHA-256 over height, width and the RGB bytes. */
-agl_digest agl_image_digest(const agl_image *image);
+/* Identity of a file's picture at this size: SHA-256 over both. The same file has the same pixels,
+ * and is an eighth of them. */
+agl_digest agl_image_digest(const void *data, size_t bytes, int64_t height, int64_t width);
 
 #endif

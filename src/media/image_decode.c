@@ -223,12 +223,9 @@ void agl_image_deinit(agl_image *image)
     *image = (agl_image){0};
 }
 
-agl_digest agl_image_digest(const agl_image *image)
+agl_digest agl_image_digest(const void *data, size_t bytes, int64_t height, int64_t width)
 {
-    int64_t sides[2] = {image->height, image->width};
-    agl_digest_part parts[] = {
-        {sides, sizeof sides},
-        {image->pixels, (size_t)image->height * (size_t)image->width * 3},
-    };
+    int64_t sides[2] = {height, width};
+    agl_digest_part parts[] = {{sides, sizeof sides}, {data, bytes}};
     return agl_digest_of(parts, AGL_COUNT(parts));
 }

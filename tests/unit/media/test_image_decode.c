@@ -256,17 +256,19 @@ static void test_jpeg_of_many_scans_is_refused(void **state)
     free(data);
 }
 
-static void test_digest_tells_shapes_apart(void **state)
+static void test_digest_tells_files_and_sizes_apart(void **state)
 {
     (void)state;
-    uint8_t pixels[36] = {1, 2, 3};
-    agl_image flat = {pixels, 3, 4}, tall = {pixels, 4, 3};
-    agl_digest a = agl_image_digest(&flat), b = agl_image_digest(&tall),
-               c = agl_image_digest(&flat);
+    uint8_t file[36] = {1, 2, 3};
+    agl_digest a = agl_image_digest(file, sizeof file, 28, 56),
+               b = agl_image_digest(file, sizeof file, 56, 28),
+               c = agl_image_digest(file, sizeof file, 28, 56);
     assert_false(agl_digest_equal(&a, &b));
     assert_true(agl_digest_equal(&a, &c));
-    pixels[35] = 1;
-    c = agl_image_digest(&flat);
+    file[35] = 1;
+    c = agl_image_digest(file, sizeof file, 28, 56);
+    assert_false(agl_digest_equal(&a, &c));
+    c = agl_image_digest(file, sizeof file - 1, 28, 56);
     assert_false(agl_digest_equal(&a, &c));
 }
 
@@ -281,7 +283,7 @@ int main(void)
         cmocka_unit_test(test_small_files_claim_no_memory),
         cmocka_unit_test(test_sizes_over_the_limits_are_refused_from_the_header),
         cmocka_unit_test(test_jpeg_of_many_scans_is_refused),
-        cmocka_unit_test(test_digest_tells_shapes_apart),
+        cmocka_unit_test(test_digest_tells_files_and_sizes_apart),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
