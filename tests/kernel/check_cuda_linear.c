@@ -6,7 +6,7 @@
  * for every order of F32 sums and for tensor cores that cut instead of rounding; then half a
  * step of y's format.
  *
- * Bits: up to 16 rows, and wherever cuBLASLt is not asked, a row's result must not depend on
+ * Bits: up to 8 rows, and wherever cuBLASLt is not asked, a row's result must not depend on
  * the other rows. Everywhere the same call must give the same bits, whatever was called before. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -47,7 +47,7 @@ static const linear_case CASES[] = {
     {{24, 4, 4},        1024,  24,   1024,   6e4f,    0.5f,    true},
     {{32, 8},           520,   1,    520,    1,       0.1f,    true},  /* 9 chunks: warp 0 has two    */
     {{37},              1176,  5,    1176,   1,       0.05f,   false}, /* patch embedding             */
-    {{37},              1176,  40,   1176,   1,       0.05f,   false}, /* odd out: slices of 16 rows  */
+    {{37},              1176,  40,   1176,   1,       0.05f,   false}, /* odd out: slices of 8 rows   */
     {{40},              1176,  40,   1176,   1,       0.05f,   false},
     {{21},              1028,  20,   1028,   1,       0.05f,   false}, /* in % 8 = 4: F32 is aligned  */
     {{40},              264,   21,   267,    1,       0.05f,   true},  /* only x is not aligned       */
@@ -190,7 +190,7 @@ static bool is_product(const test_cuda *t, const linear_data *data)
 {
     const linear_case *c = &data->shape;
     int64_t unit = is_16_bit(t) ? 8 : 4, y_unit = data->y_dtype == AGL_F32 ? 4 : 8;
-    return c->rows > 16 && c->in % unit == 0 && c->x_stride % unit == 0 && data->out % y_unit == 0;
+    return c->rows > 8 && c->in % unit == 0 && c->x_stride % unit == 0 && data->out % y_unit == 0;
 }
 
 static void check_case(test_cuda *t, const linear_case *c, int64_t sample)
@@ -265,9 +265,9 @@ static void check_swiglu(test_cuda *t, const linear_case *c)
             test_close("swiglu of a product", (float)test_element(y, t->activation, row * width + r), want, slack);
         }
     }
-    for (int64_t row = 0; row < c->rows && c->rows <= 16; row++) run_swiglu(t, &data, wide, row, 1);
+    for (int64_t row = 0; row < c->rows && c->rows <= 8; row++) run_swiglu(t, &data, wide, row, 1);
     unsigned char *single = download_y(t, &data);
-    if (c->rows <= 16) assert_memory_equal(single, y, size);
+    if (c->rows <= 8) assert_memory_equal(single, y, size);
     free(y), free(single);
     test_cuda_free(t, wide);
     free_data(t, &data);

@@ -3,13 +3,13 @@
  * linear.cu - y = x W^T + b, alone or with SwiGLU behind it: which kernel computes it.
  *
  * The choice depends on sizes, strides and types only. A row's bits may differ between two
- * kernels, so between 16 rows and 17; inside linear_skinny and linear_plain they do not. */
+ * kernels, so between 8 rows and 9; inside linear_skinny and linear_plain they do not. */
 #include "backend/cuda/linear.h"
 
 #include <assert.h>
 
 #define MAX INT64_MAX
-#define SWIGLU_FUSED_ROWS 16        /* as linear_skinny in WAYS                               */
+#define SWIGLU_FUSED_ROWS 8         /* as linear_skinny in WAYS                               */
 
 typedef enum {
     ANY_LAYOUT,
@@ -27,9 +27,9 @@ typedef struct {
 /* First row that fits and does not answer AGL_ERR_UNSUPPORTED wins. */
 static const linear_way WAYS[] = {
     /* f32, 16 bit   rows     layout          kernel                      why               */
-    { false, true,   1,   16, INPUTS_ALIGNED, agl_cuda_linear_skinny },   /* reads W once   */
-    { true,  true,  17,  MAX, ALL_ALIGNED,    agl_cuda_linear_products }, /* tensor cores   */
-    { false, true,  17,  MAX, INPUTS_ALIGNED, agl_cuda_linear_skinny },   /* 16 at a time   */
+    { false, true,   1,    8, INPUTS_ALIGNED, agl_cuda_linear_skinny },   /* reads W once   */
+    { true,  true,   9,  MAX, ALL_ALIGNED,    agl_cuda_linear_products }, /* tensor cores   */
+    { false, true,   9,  MAX, INPUTS_ALIGNED, agl_cuda_linear_skinny },   /* 8 at a time    */
     { true,  true,   1,  MAX, ANY_LAYOUT,     agl_cuda_linear_plain },    /* what is left   */
 };
 
