@@ -143,6 +143,14 @@ typedef struct {
     agl_kv_layer kv;
 } agl_rope_store_args;
 
+/* rope_store of qkv = x W^T + b, in one operation: with few rows a GPU turns the sums before it
+ * writes them. */
+typedef struct {
+    const void *x;              /* [rope.tokens, in] contiguous                      */
+    const agl_weight *weight;   /* [(heads + 2 kv_heads) * head_dim, in]: q, k, v    */
+    agl_rope_store_args rope;   /* qkv is written                                    */
+} agl_linear_rope_store_args;
+
 /* One sequence's part of a step: `row_count` consecutive query rows whose last one is
  * token number context - 1 of the sequence (all keys up to there are in the pages). */
 typedef struct {
@@ -305,6 +313,7 @@ typedef struct {
     agl_status (*swiglu)(agl_stream *stream, const agl_swiglu_args *args);
     agl_status (*linear_swiglu)(agl_stream *stream, const agl_linear_swiglu_args *args);
     agl_status (*rope_store)(agl_stream *stream, const agl_rope_store_args *args);
+    agl_status (*linear_rope_store)(agl_stream *stream, const agl_linear_rope_store_args *args);
     agl_status (*attention_paged)(agl_stream *stream, const agl_attention_paged_args *args);
     agl_status (*attention_dense)(agl_stream *stream, const agl_attention_dense_args *args);
     agl_status (*rope_vision)(agl_stream *stream, const agl_rope_vision_args *args);

@@ -172,12 +172,11 @@ static agl_status attend(agl_model *model, agl_stream *stream, const agl_batch *
     const agl_text_config *text = &model->config->text;
     const agl_text_network *network = &model->text;
     void *qkv = model->text_scratch.wide;
-    AGL_TRY(agl_run_linear(stream, qkv, model->text_scratch.normed, network->layers[index].qkv,
-                           batch->rows));
-    AGL_TRY(ops->rope_store(stream, &(agl_rope_store_args){
-        .qkv = qkv, .positions = batch->positions, .slots = batch->slots,
-        .inv_freq = network->inv_freq, .axis = network->axis, .tokens = batch->rows,
-        .heads = text->heads, .pairs = text->rope_pairs, .kv = batch->kv[index]}));
+    AGL_TRY(ops->linear_rope_store(stream, &(agl_linear_rope_store_args){
+        .x = model->text_scratch.normed, .weight = network->layers[index].qkv,
+        .rope = {.qkv = qkv, .positions = batch->positions, .slots = batch->slots,
+                 .inv_freq = network->inv_freq, .axis = network->axis, .tokens = batch->rows,
+                 .heads = text->heads, .pairs = text->rope_pairs, .kv = batch->kv[index]}}));
     if (attention == NULL) return AGL_OK;
     return ops->attention_paged(stream, &(agl_attention_paged_args){
         .q = qkv, .out = attention, .q_stride = qkv_width(text), .sequences = batch->sequences,

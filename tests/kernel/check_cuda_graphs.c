@@ -3,7 +3,7 @@
  * Recorded decode steps against steps launched piece by piece: the same requests at the same time
  * on two engines of the CUDA backend, three, five and more sequences on recordings of four and
  * eight, some of them ending early. Tolerance: none, tokens and log-probabilities are the same
- * bits. Steps of one engine may hold other requests than those of the other; but with at most 16
+ * bits. Steps of one engine may hold other requests than those of the other; but with at most 8
  * rows a step and 4 of a sequence the kernels of a row do not depend on its company. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -59,7 +59,7 @@ static test_job job_number(uint32_t i)
 static void run_jobs(test_result results[JOBS], const char *dtype, bool eager)
 {
     agl_engine_options options = {.device = "cuda", .dtype = dtype, .kv_cache_bytes = 8 << 20,
-                                  .max_num_seqs = 8, .max_num_batched_tokens = 16,
+                                  .max_num_seqs = 8, .max_num_batched_tokens = 8,
                                   .max_model_len = 1536, .max_pixels = 84 * 84,
                                   .enforce_eager = eager, .progress = see_progress};
     recording_seen = recording_refused = false;

@@ -294,7 +294,41 @@ static void swiglu_one(test_cuda *t)
 
 typedef struct {
     int64_t heads, kv_heads, head_dim, pairs, page_tokens, tokens;
+    int64_t in;                 /* of the product before; 0: none        */
 } rope_case;
+
+/* Weights, bias and x of -1, 0 and 1: the sums are exact in every format, so that it does not
+ * matter whether they are rounded before they are turned. */
+static void *signs(test_cuda *t, agl_dtype dtype, int64_t count, float **values)
+{
+    *values = test_alloc((size_t)count * sizeof **values);
+    for (int64_t i = 0; i < count; i++) (*values)[i] = (float)(test_random_u32(&t->random) % 3) - 1.0f;
+    return test_cuda_pack(dtype, *values, (size_t)count);
+}
+
+static void run_linear_rope_store(test_cuda *t, const agl_rope_store_args *cpu,
+                                  const agl_rope_store_args *cuda, int64_t out, int64_t in)
+{
+    float *x_values, *weight_values, *bias_values;
+    void *x = signs(t, t->activation, cpu->tokens * in, &x_values);
+    void *weight = signs(t, t->activation, out * in, &weight_values);
+    void *bias = signs(t, t->activation, out, &bias_values);
+    void *device_x = test_cuda_upload(t, x, (size_t)(cpu->tokens * in) * agl_dtype_bytes(t->activation));
+    agl_weight_desc desc = {.parts = {{.data = weight, .bias = bias, .rows = out}}, .part_count = 1, .in = in,
+                            .dtype = t->activation, .bias_dtype = t->activation};
+    agl_linear_rope_store_args host = {.x = x_values, .rope = *cpu}, device = {.x = device_x, .rope = *cuda};
+    agl_weight *host_weight, *device_weight;
+    assert_int_equal(t->cpu->ops->weight_create(t->cpu, &host_weight, &desc, NULL), AGL_OK);
+    assert_int_equal(t->cuda->ops->weight_create(t->cuda, &device_weight, &desc, NULL), AGL_OK);
+    host.weight = host_weight, device.weight = device_weight;
+    RUN(t, linear_rope_store, host, device);
+    agl_error err = {0};
+    if (t->cuda->ops->stream_wait(t->cuda_stream, &err) != AGL_OK) fail_msg("%s", err.message);
+    t->cpu->ops->weight_destroy(t->cpu, host_weight);
+    t->cuda->ops->weight_destroy(t->cuda, device_weight);
+    test_cuda_free(t, device_x);
+    free(x), free(weight), free(bias), free(x_values), free(weight_values), free(bias_values);
+}
 
 /* Sine and cosine of the same F32 angle, then two products of values below 5: 4e-6. */
 static void rope_store_case(test_cuda *t, const rope_case *c)
@@ -333,7 +367,11 @@ static void rope_store_case(test_cuda *t, const rope_case *c)
                                 .inv_freq = device_freq, .axis = device_axis, .tokens = tokens,
                                 .heads = c->heads, .pairs = c->pairs,
                                 .kv = {k.device, v.device, t->activation, c->page_tokens, c->kv_heads, c->head_dim}};
-    RUN(t, rope_store, cpu, cuda);
+    if (c->in == 0) {
+        RUN(t, rope_store, cpu, cuda);
+    } else {
+        run_linear_rope_store(t, &cpu, &cuda, row, c->in);
+    }
     twin_check(t, &qkv, "rope_store qkv", 1e-6, 4e-6);
     twin_check(t, &k, "rope_store k", 1e-6, 4e-6);
     twin_check(t, &v, "rope_store v", 0, 0);
@@ -362,10 +400,16 @@ static void rope_store_case(test_cuda *t, const rope_case *c)
 static void rope_store_one(test_cuda *t)
 {
     static const rope_case CASES[] = {
-        /* heads, kv_heads, head_dim, pairs, page_tokens, tokens */
-        {32, 2, 128, 32, 16, 1},  {32, 2, 128, 32, 16, 40}, {4, 2, 16, 8, 3, 9},  {4, 1, 24, 5, 5, 11},
-        {3, 3, 10, 3, 2, 6},      {2, 1, 7, 2, 4, 8},       {5, 1, 8, 1, 1, 4},   {64, 8, 128, 64, 7, 5},
+        /* heads, kv_heads, head_dim, pairs, page_tokens, tokens, in */
+        {32, 2, 128, 32, 16, 1, 0},  {32, 2, 128, 32, 16, 40, 0}, {4, 2, 16, 8, 3, 9, 0},
+        {4, 1, 24, 5, 5, 11, 0},     {3, 3, 10, 3, 2, 6, 0},      {2, 1, 7, 2, 4, 8, 0},
+        {5, 1, 8, 1, 1, 4, 0},       {64, 8, 128, 64, 7, 5, 0},
+        {32, 2, 128, 32, 16, 1, 72}, {4, 2, 16, 8, 3, 8, 24},     {4, 2, 16, 6, 3, 9, 24},
+        {3, 3, 10, 3, 2, 6, 16},     {2, 1, 7, 2, 4, 8, 16},      {5, 1, 8, 1, 1, 4, 7},
     };
+    agl_backend_limits limits = {.rows_max = 64, .sequences_max = 4, .logit_rows_max = 4, .context_max = 64,
+                                 .heads = 4, .kv_heads = 2, .head_dim = 32, .vocab = 256};
+    assert_int_equal(t->cuda->ops->workspace_reserve(t->cuda, &limits, NULL), AGL_OK);
     for (size_t i = 0; i < AGL_COUNT(CASES); i++) rope_store_case(t, &CASES[i]);
 }
 

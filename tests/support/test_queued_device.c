@@ -11,8 +11,8 @@
 
 #define OPERATIONS(X)                                                                          \
     X(embed) X(rmsnorm) X(layernorm) X(linear) X(swiglu) X(linear_swiglu) X(rope_store)        \
-    X(attention_paged) X(attention_dense) X(rope_vision) X(resize) X(patchify)                 \
-    X(position_embed) X(gather) X(sample)
+    X(linear_rope_store) X(attention_paged) X(attention_dense) X(rope_vision) X(resize)      \
+    X(patchify) X(position_embed) X(gather) X(sample)
 
 typedef enum {
 #define KIND(op) KIND_##op,
@@ -113,7 +113,7 @@ static agl_status run(const queued_stream *stream, const work *item)
         return cpu_ops->sample(stream->cpu, &item->args.sample);
 #define CASE(op) case KIND_##op: return cpu_ops->op(stream->cpu, &item->args.op);
     CASE(embed) CASE(rmsnorm) CASE(layernorm) CASE(linear) CASE(swiglu) CASE(linear_swiglu)
-    CASE(rope_store)
+    CASE(rope_store) CASE(linear_rope_store)
     CASE(attention_paged) CASE(attention_dense) CASE(rope_vision) CASE(resize) CASE(patchify)
     CASE(position_embed) CASE(gather)
 #undef CASE
@@ -218,8 +218,8 @@ static agl_status queue_sample(agl_stream *stream, const agl_sample_args *args)
         return push(stream, &(work){.kind = KIND_##op, .args.op = *args});                     \
     }
 QUEUE(embed) QUEUE(rmsnorm) QUEUE(layernorm) QUEUE(linear) QUEUE(swiglu) QUEUE(linear_swiglu)
-QUEUE(rope_store) QUEUE(attention_paged) QUEUE(rope_vision) QUEUE(resize) QUEUE(patchify) QUEUE(position_embed)
-QUEUE(gather)
+QUEUE(rope_store) QUEUE(linear_rope_store) QUEUE(attention_paged) QUEUE(rope_vision) QUEUE(resize)
+QUEUE(patchify) QUEUE(position_embed) QUEUE(gather)
 #undef QUEUE
 
 static agl_status wait_for_all(agl_stream *base, agl_error *err)

@@ -217,6 +217,14 @@ static agl_status linear_swiglu(agl_stream *stream, const agl_linear_swiglu_args
         .x = args->wide, .y = args->y, .rows = args->rows, .width = args->weight->out / 2});
 }
 
+static agl_status linear_rope_store(agl_stream *stream, const agl_linear_rope_store_args *args)
+{
+    AGL_TRY(linear(stream, &(agl_linear_args){
+        .x = args->x, .y = args->rope.qkv, .weight = args->weight, .rows = args->rope.tokens,
+        .x_stride = args->weight->in}));
+    return rope_store(stream, &args->rope);
+}
+
 typedef struct {
     agl_cpu_rows_fn fn;
     const void *args;
@@ -300,6 +308,7 @@ static const agl_backend_ops CPU_BACKEND_OPS = {
     .swiglu = swiglu,
     .linear_swiglu = linear_swiglu,
     .rope_store = rope_store,
+    .linear_rope_store = linear_rope_store,
     .attention_paged = attention_paged,
     .attention_dense = attention_dense,
     .rope_vision = rope_vision,

@@ -123,6 +123,7 @@ static const agl_backend_ops CUDA_BACKEND_OPS = {
     .swiglu = agl_cuda_swiglu,
     .linear_swiglu = agl_cuda_linear_swiglu,
     .rope_store = agl_cuda_rope_store,
+    .linear_rope_store = agl_cuda_linear_rope_store,
     .attention_paged = agl_cuda_attention_paged,
     .attention_dense = agl_cuda_attention_dense,
     .rope_vision = agl_cuda_rope_vision,

@@ -84,6 +84,7 @@ agl_status agl_cuda_linear(agl_stream *stream, const agl_linear_args *args);
 agl_status agl_cuda_swiglu(agl_stream *stream, const agl_swiglu_args *args);
 agl_status agl_cuda_linear_swiglu(agl_stream *stream, const agl_linear_swiglu_args *args);
 agl_status agl_cuda_rope_store(agl_stream *stream, const agl_rope_store_args *args);
+agl_status agl_cuda_linear_rope_store(agl_stream *stream, const agl_linear_rope_store_args *args);
 agl_status agl_cuda_attention_paged(agl_stream *stream, const agl_attention_paged_args *args);
 agl_status agl_cuda_attention_dense(agl_stream *stream, const agl_attention_dense_args *args);
 agl_status agl_cuda_rope_vision(agl_stream *stream, const agl_rope_vision_args *args);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * linear.cu - y = x W^T + b, alone or with SwiGLU behind it: which kernel computes it.
+ * linear.cu - y = x W^T + b, alone or with SwiGLU or rope_store behind it: which kernel computes it.
  *
  * The choice depends on sizes, strides and types only. A row's bits may differ between two
  * kernels, so between 8 rows and 9; inside linear_skinny and linear_plain they do not. */
@@ -9,7 +9,7 @@
 #include <assert.h>
 
 #define MAX INT64_MAX
-#define SWIGLU_FUSED_ROWS 8         /* as linear_skinny in WAYS                               */
+#define FUSED_ROWS 8                /* as linear_skinny in WAYS                               */
 
 typedef enum {
     ANY_LAYOUT,
@@ -74,7 +74,7 @@ extern "C" agl_status agl_cuda_linear_swiglu(agl_stream *stream, const agl_linea
     linear.x = args->x, linear.y = args->wide, linear.weight = weight;
     linear.rows = args->rows, linear.x_stride = weight->in;
     assert(weight->out % 2 == 0);
-    if (args->rows <= SWIGLU_FUSED_ROWS &&
+    if (args->rows <= FUSED_ROWS &&
         layout_of(&linear, stream->backend->activation) >= INPUTS_ALIGNED) {
         agl_status status = agl_cuda_linear_skinny_swiglu(stream, args);
         if (status != AGL_ERR_UNSUPPORTED) return status;
@@ -84,4 +84,19 @@ extern "C" agl_status agl_cuda_linear_swiglu(agl_stream *stream, const agl_linea
     swiglu.x = args->wide, swiglu.y = args->y, swiglu.rows = args->rows;
     swiglu.width = weight->out / 2;
     return agl_cuda_swiglu(stream, &swiglu);
+}
+
+extern "C" agl_status agl_cuda_linear_rope_store(agl_stream *stream,
+                                                 const agl_linear_rope_store_args *args)
+{
+    agl_linear_args linear = {};
+    linear.x = args->x, linear.y = args->rope.qkv, linear.weight = args->weight;
+    linear.rows = args->rope.tokens, linear.x_stride = args->weight->in;
+    if (linear.rows <= FUSED_ROWS &&
+        layout_of(&linear, stream->backend->activation) >= INPUTS_ALIGNED) {
+        agl_status status = agl_cuda_linear_skinny_rope(stream, args);
+        if (status != AGL_ERR_UNSUPPORTED) return status;
+    }
+    AGL_TRY(agl_cuda_linear(stream, &linear));
+    return agl_cuda_rope_store(stream, &args->rope);
 }

@@ -14,6 +14,7 @@ extern "C" {
 
 agl_status agl_cuda_linear_skinny(agl_stream *stream, const agl_linear_args *args);
 agl_status agl_cuda_linear_skinny_swiglu(agl_stream *stream, const agl_linear_swiglu_args *args);
+agl_status agl_cuda_linear_skinny_rope(agl_stream *stream, const agl_linear_rope_store_args *args);
 agl_status agl_cuda_linear_plain(agl_stream *stream, const agl_linear_args *args);
 agl_status agl_cuda_linear_products(agl_stream *stream, const agl_linear_args *args);
 

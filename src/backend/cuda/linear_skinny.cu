@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * linear_skinny.cu - y = x W^T + b for a few rows, at the speed of reading W once; and with
- * SwiGLU behind it, y = silu(gate) * up.
+ * linear_skinny.cu - y = x W^T + b for a few rows, at the speed of reading W once; with
+ * SwiGLU behind it, y = silu(gate) * up; and with rope_store behind it.
  *
  *   x        [rows, in]  bf16 or f16, row stride x_stride
  *   weight   [out, in]   the same type; SwiGLU: gate rows, then as many up rows
@@ -24,6 +24,8 @@
  *           room, and then some SMs have more of them than others. Loads into registers do not
  *           do: ptxas moves them down.) x is read some chunks ahead, through
  *           the L1: under this load an answer of the L2 takes over a microsecond.
+ * rope      Pairs of dims are neighbouring columns of y, so a thread turns its two sums before it
+ *           rounds them. Where a pair turns to is asked for before the tile's sums.
  * SwiGLU    A tile is gate rows above the up rows that belong to them, wherever they lie.
  * Numerics  F32 sums in an order given by `in` and the number of warps: the same row gives the
  *           same bits whatever the other rows are and however many.
@@ -63,7 +65,8 @@ typedef struct {
     int tile_columns;               /* of y from a tile: at most 16, with SwiGLU 8            */
     int high;                       /* SwiGLU: from a gate row to its up row                  */
     int chunks;                     /* of a warp and tile                                     */
-    bool y_f32, swiglu;
+    bool y_f32, swiglu, rotates;
+    agl_rope_store_args rope;
 } skinny_args;
 
 /* A warp's weights. Piece p of row r lies at place_of(r, p). */
@@ -208,6 +211,58 @@ static __device__ __forceinline__ float add_warps(const skinny_args *args,
     return sum;
 }
 
+/* One pair of columns of one row of x: a tile has at most 64, a thread each. */
+typedef struct {
+    int row, out;                   /* out < 0: this thread has none                          */
+    float position, inv_freq;       /* inv_freq 0: does not turn                              */
+    int64_t slot;
+} tile_pair;
+
+static __device__ __forceinline__ tile_pair pair_find(const skinny_args *args, int first,
+                                                      int columns, int row_first, int rows)
+{
+    const agl_rope_store_args *rope = &args->rope;
+    int pairs = columns / 2, row = threadIdx.x / pairs, head_dim = (int)rope->kv.head_dim;
+    tile_pair pair = {row, -1, 0.0f, 0.0f, -1};
+    if (row >= rows) return pair;
+    pair.out = first + threadIdx.x % pairs * 2;
+    int head = pair.out / head_dim, turn = pair.out % head_dim / 2, token = row_first + row;
+    if (head < rope->heads + rope->kv.kv_heads && turn < rope->pairs) {
+        pair.inv_freq = rope->inv_freq[turn];
+        pair.position = (float)rope->positions[rope->axis[turn] * rope->tokens + token];
+    }
+    if (head >= rope->heads) pair.slot = rope->slots[token];
+    return pair;
+}
+
+/* What rope_store does with the pair's two values; see rope.cu. */
+template <typename T, int WARPS>
+static __device__ __forceinline__ void write_pair(const skinny_args *args,
+                                                  const skinny_partial *partial,
+                                                  const tile_pair *pair, int first, int row_first)
+{
+    const agl_kv_layer *kv = &args->rope.kv;
+    int out = pair->out, place = out - first;
+    if (out < 0) return;
+    float a = add_warps<WARPS>(args, partial, pair->row, place, out);
+    float b = add_warps<WARPS>(args, partial, pair->row, place + 1, out + 1);
+    if (pair->inv_freq != 0.0f) {
+        float sine, cosine, low = a;
+        sincosf(pair->position * pair->inv_freq, &sine, &cosine);
+        a = low * cosine - b * sine;
+        b = b * cosine + low * sine;
+    }
+    T *y = (T *)args->y + (int64_t)(row_first + pair->row) * args->width + out;
+    y[0] = from_f32<T>(a), y[1] = from_f32<T>(b);
+    if (pair->slot < 0) return;
+    int head = out / (int)kv->head_dim - (int)args->rope.heads, kv_heads = (int)kv->kv_heads;
+    int64_t page = pair->slot / kv->page_tokens, offset = pair->slot - page * kv->page_tokens;
+    T *pages = (T *)(head < kv_heads ? kv->k : kv->v);
+    int64_t kv_head = page * kv_heads + (head < kv_heads ? head : head - kv_heads);
+    T *to = pages + (kv_head * kv->page_tokens + offset) * kv->head_dim + out % (int)kv->head_dim;
+    to[0] = y[0], to[1] = y[1];
+}
+
 template <typename T, int WARPS>
 static __device__ __forceinline__ void write_tile(const skinny_args *args,
                                                   const skinny_partial *partial, int first,
@@ -227,7 +282,7 @@ static __device__ __forceinline__ void write_tile(const skinny_args *args,
     }
 }
 
-template <typename T, int WARPS, int STAGES>
+template <typename T, int WARPS, int STAGES, bool ROTATES>
 static __global__ void __launch_bounds__(WARPS * WARP_LANES)
 linear_skinny(const skinny_args args)
 {
@@ -260,6 +315,9 @@ linear_skinny(const skinny_args args)
     int stage = 0, half = 0;
     for (int first = block_first; first < cursor.end; first += args.tile_columns, half ^= 1) {
         float sums[4] = {};
+        int columns = min(args.tile_columns, cursor.end - first);
+        tile_pair pair;
+        if constexpr (ROTATES) pair = pair_find(&args, first, columns, row_first, rows);
 #pragma unroll 1
         for (int chunk = 0; chunk < args.chunks; chunk++) {
             __syncwarp();           /* all lanes have read the chunk that fetch replaces */
@@ -275,8 +333,9 @@ linear_skinny(const skinny_args args)
         }
         keep_partial(shared->partial[half][warp], sums);
         __syncthreads();
-        write_tile<T, WARPS>(&args, shared->partial[half], first,
-                             min(args.tile_columns, cursor.end - first), row_first, rows);
+        const skinny_partial *partial = shared->partial[half];
+        if constexpr (ROTATES) write_pair<T, WARPS>(&args, partial, &pair, first, row_first);
+        else write_tile<T, WARPS>(&args, partial, first, columns, row_first, rows);
     }
 }
 
@@ -288,12 +347,17 @@ template <typename T, int WARPS, int STAGES>
 static agl_status launch(agl_stream *stream, skinny_args args)
 {
     int tile_most = args.swiglu ? TILE_ROWS / 2 : TILE_ROWS;
-    args.block_columns = ceil_div(args.width, agl_cuda_of(stream)->processors);
-    args.tile_columns = ceil_div(args.block_columns, ceil_div(args.block_columns, tile_most));
+    int unit = args.rotates ? 2 : 1; /* columns that stay together */
+    args.block_columns = ceil_div(args.width, agl_cuda_of(stream)->processors * unit) * unit;
+    int tiles = ceil_div(args.block_columns, tile_most);
+    args.tile_columns = ceil_div(args.block_columns, tiles * unit) * unit;
     args.chunks = ceil_div(args.in, CHUNK * WARPS);
     dim3 grid(ceil_div(args.width, args.block_columns), ceil_div(args.rows, SLICE_ROWS));
-    return cuda_launch_early(stream, linear_skinny<T, WARPS, STAGES>, grid,
-                             dim3(WARPS * WARP_LANES), sizeof(skinny_shared<WARPS, STAGES>), args);
+    return cuda_launch_early(stream,
+                             args.rotates ? linear_skinny<T, WARPS, STAGES, true>
+                                          : linear_skinny<T, WARPS, STAGES, false>,
+                             grid, dim3(WARPS * WARP_LANES), sizeof(skinny_shared<WARPS, STAGES>),
+                             args);
 }
 
 /* By the shared memory of an SM: 227 KB on H100 and H200, 163 on A100, 99 on most others. What
@@ -346,5 +410,19 @@ extern "C" agl_status agl_cuda_linear_skinny_swiglu(agl_stream *stream,
     if (!fill_args(&a, args->x, args->y, args->weight, args->rows)) return AGL_ERR_UNSUPPORTED;
     a.swiglu = true;
     a.width = a.high = a.out / 2;
+    return launch_for_dtype(stream, &a);
+}
+
+extern "C" agl_status agl_cuda_linear_skinny_rope(agl_stream *stream,
+                                                  const agl_linear_rope_store_args *args)
+{
+    skinny_args a = {};
+    const agl_rope_store_args *rope = &args->rope;
+    if (!fill_args(&a, args->x, rope->qkv, args->weight, rope->tokens)) return AGL_ERR_UNSUPPORTED;
+    if (rope->kv.dtype != stream->backend->activation || rope->kv.head_dim % 2 != 0) {
+        return AGL_ERR_UNSUPPORTED;
+    }
+    a.rotates = true, a.rope = *rope;
+    a.width = a.out;
     return launch_for_dtype(stream, &a);
 }
