@@ -52,7 +52,7 @@ static const double BYTE_EDGES[] = {1e3, 1e4, 1e5, 2e5, 5e5, 1e6, 2e6, 4e6, 8e6,
     X(PARAM_MAX, "vllm:request_params_max_tokens", COUNT_EDGES, 1, "max_tokens asked for")                   \
     X(COMPUTED, "vllm:request_prefill_kv_computed_tokens", COUNT_EDGES, 1, "Prompt tokens not in a cache")   \
     X(MEDIA_DECODE, "agl_media_decode_seconds", STAGE_EDGES, 1e-9, "Image decoding, requests with images")   \
-    X(MEDIA_RESIZE, "agl_media_resize_seconds", STAGE_EDGES, 1e-9, "Resize and patches")                     \
+    X(MEDIA_RESIZE, "agl_media_resize_seconds", STAGE_EDGES, 1e-9, "Resize on the host, digest")             \
     X(VISION, "agl_vision_seconds", STAGE_EDGES, 1e-9, "Vision tower")                                       \
     X(IMAGE_TOKENS, "agl_request_image_tokens", COUNT_EDGES, 1, "Image tokens, requests with images")        \
     X(PREPARE, "agl_request_prepare_seconds", STAGE_EDGES, 1e-9, "Body received to queued in the engine")    \
