@@ -143,9 +143,14 @@ run_load() {
     measure serve --base-url "http://127.0.0.1:$PORT" --num-prompts "$(full 256 4)" --random-input-len "$(full 512 16)" --random-output-len "$(full 256 4)" --ignore-eos \
         --num-warmups 4 --save-result "$OUT/load-256.json"
     step_metrics "256 requests"
-    # A phone's turn: 3,354 tokens of the picture, 1,546 of the text (one a byte here) and the template.
-    measure serve --base-url "http://127.0.0.1:$PORT" --dataset-name screens --num-prompts "$(full 8 1)" --max-concurrency 1 --random-input-len "$(full 274 4)" \
-        --image-width "$(full 1080 112)" --image-height "$(full 2400 140)" --random-output-len "$(full 16 2)" --ignore-eos --num-warmups 1 --save-result "$OUT/screens.json"
+    # A phone's turn: 3,354 tokens of the picture, 1,546 of the text (one a byte here) and the template. Other pictures warm up.
+    turns="--base-url http://127.0.0.1:$PORT --dataset-name screens --max-concurrency 1 --num-warmups 0 --random-input-len $(full 274 4)
+        --image-width $(full 1080 112) --image-height $(full 2400 140) --random-output-len $(full 16 2) --ignore-eos"
+    # shellcheck disable=SC2086 # words of a list
+    "$AUTOGLM" bench serve $turns --num-prompts 2 --seed 1 --quiet >/dev/null
+    fetch metrics >"$WORK/before.txt"
+    # shellcheck disable=SC2086
+    measure serve $turns --num-prompts "$(full 8 1)" --save-result "$OUT/screens.json"
     picture_phases
     stop_server
 }
@@ -164,18 +169,19 @@ print(f"of a step, mean: the device waits {1e6 * take('schedule_seconds') / step
 PY
 }
 
-# Means over the requests with pictures: the engine's own times.
+# Means over the requests with pictures since before.txt: the engine's own times.
 picture_phases() {
     fetch metrics >"$WORK/metrics.txt"
-    python3 - "$WORK/metrics.txt" "$OUT/screens.json" <<'PY'
+    python3 - "$WORK/before.txt" "$WORK/metrics.txt" "$OUT/screens.json" <<'PY'
 import json, re, sys
-value = {name: float(number) for name, number in re.findall(r"^(\w+)\{[^}]*\} (\S+)$", open(sys.argv[1]).read(), re.M)}
-mean = lambda name: 1e3 * value[f"{name}_seconds_sum"] / max(value[f"{name}_seconds_count"], 1)
-result = json.load(open(sys.argv[2]))
+before, after = ({name: float(number) for name, number in re.findall(r"^(\w+)\{[^}]*\} (\S+)$", open(path).read(), re.M)} for path in sys.argv[1:3])
+grown = lambda name: after[name] - before[name]
+mean = lambda name: 1e3 * grown(f"{name}_seconds_sum") / max(grown(f"{name}_seconds_count"), 1)
+result = json.load(open(sys.argv[3]))
 result = result[0] if isinstance(result, list) else result
-decode, resize, vision, ttft = mean("agl_media_decode"), mean("agl_media_resize"), mean("agl_vision"), result["mean_ttft_ms"]
-print(f"prompt {result['total_input_tokens'] / result['completed']:.0f} tokens: first token {ttft:.1f} ms = picture decoded {decode:.1f}, resized and digested on the host {resize:.1f}, "
-      f"vision with upload and resize on the device {vision:.1f}, rest (HTTP, JSON, base64, prefill) {ttft - decode - resize - vision:.1f}")
+prepare, decode, resize, vision, ttft = *map(mean, ("agl_request_prepare", "agl_media_decode", "agl_media_resize", "agl_vision")), result["mean_ttft_ms"]
+print(f"prompt {result['total_input_tokens'] / result['completed']:.0f} tokens: first token {ttft:.1f} ms = body to queue {prepare:.1f} (picture decoded {decode:.1f}, resized and digested "
+      f"on the host {resize:.1f}) + vision with upload and resize on the device {vision:.1f} + HTTP, prefill and the rest {ttft - prepare - vision:.1f}")
 PY
 }
 
