@@ -5,41 +5,45 @@
  *   q, out, pages   as in backend.h, 16-bit activations, head_dim 128
  *
  * Needs     head_dim == 128; q, out, k, v and the rows of q 16-byte aligned; every sequence has at
- *           least one row; context <= context_max.
+ *           least one row; context <= context_max; nobody writes sequences, page_tables or the keys
+ *           of earlier steps while a step runs: they are read before the wait for the kernel before.
  * Bound     memory: 512 bytes a key and kv head, read once for up to 16 query heads. At batch 1
- *           latency: page index, K, V, partial results, merge follow each other.
- * Grid      as many blocks as stay resident (71 KB each); the items of the batch are dealt out in
- *           turns. Which items there are, a block counts from `sequences` in device memory, so the
- *           launch depends on upper bounds only and can be recorded.
- *           A second kernel, launched early, merges rows that were cut; a warp per head.
+ *           latency: what is behind the wait, then partial results, then their merge.
+ * Grid      as many blocks as stay resident (71 KB each). All chunks of the batch in one line are
+ *           cut in equal runs, a run a block. The line is measured from `sequences` in device
+ *           memory, so the launch depends on upper bounds only and can be recorded.
+ *           A second kernel, launched early, merges rows that lie in several runs.
  * Numerics  F32 sums of 16-bit products, weights rounded to 16 bit before they meet V. Keys are
  *           cut in chunks of 128, each with its own maximum and sum, chunks folded in order within
- *           a group, groups folded in order. Chunks and groups depend on the keys of the row and
- *           the class of row_count (1, or 2 to 4) alone. An item may be a chunk, a group or the
- *           whole row; all three do the same arithmetic, so bits do not depend on the batch.
+ *           a group, groups folded in order. Chunks and groups depend on the keys of the row
+ *           alone. Runs may end anywhere: what a block cannot fold in that order it passes on, so
+ *           bits do not depend on the batch.
  *
  * A chunk: 4 warps. Scores: a warp takes 32 keys, its m16n8k16 rows are the 16 heads. Weights go
- * through shared memory, then a warp takes 32 dims of the values. K of the next chunk is fetched
- * while this one's V is used and the other way round: 32 to 64 KB in flight per block. */
+ * through shared memory, then a warp takes 32 dims of the values. K of the next chunk, of this row
+ * or the next, is fetched while this one's V is used and the other way round: 32 to 64 KB in flight
+ * per block. */
 #include "backend/cuda/attention.cuh"
 
 #define DECODE_WARPS 4
 #define DECODE_THREADS (DECODE_WARPS * WARP_LANES)
 #define DECODE_BLOCKS 3              /* on a processor with 227 KB of shared memory      */
-#define HEADS 16                     /* query heads of an item: rows of the products     */
+#define HEADS 16                     /* query heads of a strip: rows of the products     */
 #define CHUNK 128                    /* keys with one maximum; a slot a thread           */
 #define GROUP_CHUNKS 4               /* at least, while a row has fewer than GROUPS_MAX  */
-#define GROUPS_MAX 16                /* of a row; of all rows where a sequence has more  */
-#define CHUNK_PARTS_MAX 2048         /* chunk items of a launch                          */
+#define GROUPS_MAX 16                /* of a row                                         */
 #define WARP_KEYS (CHUNK / DECODE_WARPS)
 #define WARP_DIMS (ATTENTION_DIM / DECODE_WARPS)
 #define LANE_VALUES (HEADS * WARP_DIMS / WARP_LANES)
 #define K_STEPS (ATTENTION_DIM / 16)
+#define FETCH_ROWS (DECODE_THREADS / ROW_PIECES) /* at a time                           */
+#define STRIPS 4                     /* a block knows of at a time                       */
 
-#define MERGE_PARTS 64               /* of one head in flight, one warp a block          */
-#define MERGE_WARPS 4                /* where parts are groups                           */
-
-typedef enum { PART_CHUNK, PART_GROUP, PART_ROW } part_kind;
+#define LOOSE_CHUNKS_MAX 31          /* of a run, kept apart: it lacks their group's begin */
+#define MERGE_WARPS 16
+#define MERGE_PARTS 4                /* of one head that a warp loads together           */
+#define MERGE_RUN_WARPS 8            /* and where a block is for a run                   */
+#define MERGE_RUN_PARTS 8
 
 /* Result of a part: values are sums of 2^(score - max) v, sum those of the weights. */
 typedef struct {
@@ -47,60 +51,77 @@ typedef struct {
     float2 max_sum[HEADS];
 } decode_part;
 
+/* How the batch is cut: a unit is a chunk or a group, runs are equal numbers of units. */
+typedef struct {
+    int units, runs;
+    int share, longer;               /* `longer` runs have share + 1 units, the rest share */
+    bool by_group;
+} decode_plan;
+
+/* A row and up to 16 heads of a kv head: where it is in the batch, and what of it is this block's. */
+typedef struct {
+    int number, row_of, tile;        /* sequence, its row, its tile                      */
+    int sequence_begin, begin, units;
+    int64_t row;                     /* query row                                        */
+    int page_table, keys, old_keys;  /* old: of earlier steps                            */
+    int kv_head, head_first, head_count;
+    int chunks, groups;
+    int share, longer;               /* `longer` groups have share + 1 chunks            */
+    int chunk_first, chunk_end;      /* of this block                                    */
+    bool is_last;                    /* of this block                                    */
+} decode_strip;
+
+/* What the merge of a run's last strip has to know, if the run begins it and does not end it. */
+typedef struct {
+    decode_strip strip;
+    decode_plan plan;
+    bool is_cut;
+} decode_cut;
+
 typedef struct {
     attention_paged_view view;
-    part_kind kind;
     int ratio;                       /* query heads of a kv head                         */
     int tiles_per_kv, tiles;         /* of up to 16 query heads                          */
-    decode_part *parts;
-    int tile_parts, row_parts;       /* distance of tiles of a sequence, rows of a tile  */
+    int runs_max;                    /* blocks of the first kernel                       */
+    bool may_cut_groups;             /* loose chunks of the longest group fit            */
+    int loose_chunks;                /* places of a run: these, and GROUPS_MAX twice     */
+    decode_part *parts;              /* [run][places]                                    */
+    decode_cut *cuts;                /* [run], or NULL                                   */
 } decode_job;
-
-/* What a block works on. */
-typedef struct {
-    int64_t row;                     /* query row                                        */
-    int page_table, keys, kv_head;
-    int head_first, head_count;      /* query heads                                      */
-    int chunk_first, chunk_end;
-    int group;                       /* the first to end, of an item longer than a chunk  */
-    int chunks, groups;              /* of the row                                       */
-    decode_part *part;               /* NULL: the item is the whole row                  */
-} decode_item;
 
 typedef struct {
     unsigned char k[CHUNK * ROW_BYTES], v[CHUNK * ROW_BYTES], weights[HEADS * ROW_BYTES];
     uint32_t slots[2][CHUNK];        /* of this chunk and the next                       */
     float max[DECODE_WARPS][HEADS], sum[DECODE_WARPS][HEADS];
-    int prefix[DECODE_WARPS];
-    decode_item item;
-    bool has_item;
+    int prefix[2][DECODE_WARPS];
+    decode_strip strips[STRIPS];     /* a ring                                           */
 } decode_shared;
 
 /* ---- parts of a row ---------------------------------------------------------------- */
 
 static __host__ __device__ __forceinline__ int chunk_count(int keys)
 {
-    return (keys + CHUNK - 1) / CHUNK;
+    return keys > 0 ? (keys + CHUNK - 1) / CHUNK : 0;
 }
 
-/* The partial results of a sequence's rows fit GROUPS_MAX places together. */
-static __host__ __device__ __forceinline__ int group_count(int chunks, int row_count)
+static __host__ __device__ __forceinline__ int group_count(int chunks)
 {
-    int most = row_count == 1 ? GROUPS_MAX : GROUPS_MAX / DECODE_ROWS;
     int groups = (chunks + GROUP_CHUNKS - 1) / GROUP_CHUNKS;
-    return groups < most ? groups : most;
+    return groups < GROUPS_MAX ? groups : GROUPS_MAX;
 }
 
-/* Group g is the chunks [group_first(g), group_first(g + 1)). */
-static __device__ __forceinline__ int group_first(int group, int chunks, int groups)
+/* n things dealt out as evenly as can be, the longer shares first: where share i begins, and whose
+ * thing number i is. */
+static __device__ __forceinline__ int share_first(int i, int share, int longer)
 {
-    return group * chunks / groups;
+    return i * share + min(i, longer);
 }
 
-static __device__ __forceinline__ int part_count(part_kind kind, int chunks, int row_count)
+static __device__ __forceinline__ int share_of(int i, int share, int longer)
 {
-    if (kind == PART_CHUNK) return chunks;
-    return kind == PART_GROUP ? group_count(chunks, row_count) : 1;
+    int after = i - longer * (share + 1);
+    return after < 0 ? (int)((unsigned)i / (unsigned)(share + 1))
+                     : longer + (int)((unsigned)after / (unsigned)share);
 }
 
 /* Add a later part's (max, sum) to a row's; values then become values * *keep + later * *add.
@@ -120,7 +141,168 @@ static __device__ __forceinline__ float fold_value(float value, float later, flo
     return fmaf(value, keep, later * add);
 }
 
-/* ---- one item ---------------------------------------------------------------------- */
+/* ---- how the batch is cut ------------------------------------------------------------ */
+
+/* Keys that a row of a sequence sees. */
+static __device__ __forceinline__ int row_keys(const agl_attention_sequence &sequence, int row)
+{
+    return sequence.context - (sequence.row_count - 1 - row);
+}
+
+static __device__ __forceinline__ void sequence_measure(int *chunks, int *groups,
+                                                        const decode_job &job,
+                                                        const agl_attention_sequence &sequence)
+{
+    *chunks = *groups = 0;
+    if (sequence.row_count > DECODE_ROWS) return;
+#pragma unroll 1
+    for (int row = 0; row < sequence.row_count; row++) {
+        int count = chunk_count(row_keys(sequence, row));
+        *chunks += count * job.tiles;
+        *groups += group_count(count) * job.tiles;
+    }
+}
+
+/* Of a thread's share of the sequences. */
+static __device__ __forceinline__ void sequences_measure(int *chunks, int *groups,
+                                                         const decode_job &job, int first, int end)
+{
+    *chunks = *groups = 0;
+#pragma unroll 1
+    for (int i = first; i < end; i++) {
+        int own_chunks, own_groups;
+        sequence_measure(&own_chunks, &own_groups, job, sequence_load(job.view, i));
+        *chunks += own_chunks, *groups += own_groups;
+    }
+}
+
+/* By groups, if the longest run then is hardly longer: fewer parts have to be merged. */
+static __device__ __forceinline__ decode_plan plan_of(const decode_job &job, int chunks, int groups)
+{
+    unsigned most = (unsigned)job.runs_max;
+    unsigned run_chunks = ((unsigned)chunks + most - 1) / most;
+    unsigned run_groups = ((unsigned)groups + most - 1) / most;
+    decode_plan plan;
+    plan.by_group = (int64_t)(run_groups * 16) * chunks <= (int64_t)(run_chunks * 17) * groups ||
+                    (!job.may_cut_groups && (int)run_chunks > job.loose_chunks);
+    plan.units = plan.by_group ? groups : chunks;
+    plan.runs = min(job.runs_max, plan.units);
+    plan.share = plan.runs > 0 ? (int)((unsigned)plan.units / (unsigned)plan.runs) : 0;
+    plan.longer = plan.units - plan.share * plan.runs;
+    return plan;
+}
+
+/* Run r is the units [run_first(r), run_first(r + 1)). */
+static __device__ __forceinline__ int run_first(const decode_plan &plan, int run)
+{
+    return share_first(run, plan.share, plan.longer);
+}
+
+static __device__ __forceinline__ int run_of(const decode_plan &plan, int unit)
+{
+    return share_of(unit, plan.share, plan.longer);
+}
+
+/* Group g is the chunks [group_first(g), group_first(g + 1)). */
+static __device__ __forceinline__ int group_first(const decode_strip &strip, int group)
+{
+    return share_first(group, strip.share, strip.longer);
+}
+
+static __device__ __forceinline__ void strip_measure(decode_strip *strip, bool by_group)
+{
+    strip->chunks = chunk_count(strip->keys);
+    strip->groups = group_count(strip->chunks);
+    strip->units = by_group ? strip->groups : strip->chunks;
+    strip->share = (int)((unsigned)strip->chunks / (unsigned)max(strip->groups, 1));
+    strip->longer = strip->chunks - strip->share * strip->groups;
+}
+
+/* The chunk of a row where its unit begins. */
+static __device__ __forceinline__ int unit_chunk(const decode_plan &plan, const decode_strip &strip,
+                                                 int unit)
+{
+    return plan.by_group ? group_first(strip, unit) : unit;
+}
+
+/* The chunk of a row where its part in a run begins. */
+static __device__ __forceinline__ int run_chunk(const decode_plan &plan, const decode_strip &strip,
+                                                int run)
+{
+    int unit = run_first(plan, run) - strip.begin;
+    return unit_chunk(plan, strip, min(max(unit, 0), strip.units));
+}
+
+/* The row and tile that has a unit, searched from sequence `number`, whose first unit is `begin`. */
+static __device__ void strip_find(decode_strip *out, const decode_job &job, const decode_plan &plan,
+                                  int number, int begin, int unit, int run)
+{
+    agl_attention_sequence sequence;
+    for (;; number++) {
+        sequence = sequence_load(job.view, number);
+        int chunks, groups;
+        sequence_measure(&chunks, &groups, job, sequence);
+        int units = plan.by_group ? groups : chunks;
+        if (unit < begin + units) break;
+        begin += units;
+    }
+    decode_strip strip;
+    strip.number = number;
+    strip.sequence_begin = strip.begin = begin;
+    strip.row_of = 0;
+    for (;; strip.row_of++) {
+        strip.keys = row_keys(sequence, strip.row_of);
+        strip_measure(&strip, plan.by_group);
+        if (unit < strip.begin + strip.units * job.tiles) break;
+        strip.begin += strip.units * job.tiles;
+    }
+    strip.tile = 0;
+    while (unit >= strip.begin + strip.units) strip.tile++, strip.begin += strip.units;
+    strip.row = sequence.row_first + strip.row_of;
+    strip.page_table = sequence.page_table;
+    strip.old_keys = sequence.context - sequence.row_count;
+    strip.kv_head = (int)((unsigned)strip.tile / (unsigned)job.tiles_per_kv);
+    int head = (strip.tile - strip.kv_head * job.tiles_per_kv) * HEADS;
+    strip.head_first = strip.kv_head * job.ratio + head;
+    strip.head_count = min(HEADS, job.ratio - head);
+    strip.chunk_first = run_chunk(plan, strip, run);
+    strip.chunk_end = run_chunk(plan, strip, run + 1);
+    strip.is_last = strip.begin + strip.units >= run_first(plan, run + 1);
+    *out = strip;
+}
+
+/* The one behind it in the run. */
+static __device__ __forceinline__ void strip_next(decode_strip *out, const decode_job &job,
+                                                  const decode_plan &plan, const decode_strip &strip)
+{
+    strip_find(out, job, plan, strip.number, strip.sequence_begin, strip.begin + strip.units,
+               (int)blockIdx.x);
+}
+
+/* Places of a run's parts: chunks of a group that another run began, by their distance from the
+ * run's first; groups of the row it did not begin; groups of the row that it did. */
+static __device__ __forceinline__ int loose_place(const decode_job &job, int run, int chunk)
+{
+    return run * (job.loose_chunks + 2 * GROUPS_MAX) + chunk;
+}
+
+static __device__ __forceinline__ int group_place(const decode_job &job, int run, int group,
+                                                  bool begins_row)
+{
+    return loose_place(job, run, job.loose_chunks + (begins_row ? GROUPS_MAX : 0) + group);
+}
+
+/* Where the part lies that begins with a chunk of this group; -1: the chunk is inside one. */
+static __device__ __forceinline__ int part_place(const decode_job &job, const decode_plan &plan,
+                                                 const decode_strip &strip, int group, int chunk)
+{
+    int run = run_of(plan, strip.begin + (plan.by_group ? group : chunk));
+    int first = run_chunk(plan, strip, run), group_begin = group_first(strip, group);
+    if (chunk == group_begin) return group_place(job, run, group, first == 0);
+    return first > group_begin ? loose_place(job, run, chunk - first) : -1;
+}
+
+/* ---- one chunk --------------------------------------------------------------------- */
 
 /* Two of a lane's values: columns 2 (lane % 4) of head lane / 4 and of the head 8 further. */
 typedef struct {
@@ -139,38 +321,67 @@ static __device__ __forceinline__ void state_fold(decode_state *state, const dec
     }
 }
 
-/* Fetch the rows of a chunk; keys past the end become zeros. */
+/* Where the slot of a key of a chunk lies: those of the rows that a thread fetches are neighbours. */
+static __device__ __forceinline__ int slot_place(int key)
+{
+    return key % FETCH_ROWS * (CHUNK / FETCH_ROWS) + key / FETCH_ROWS;
+}
+
+/* Fetch the rows of a chunk but those from `old` to `keys`; keys past the end become zeros. */
 template <typename T>
 static __device__ __forceinline__ void fetch_chunk(unsigned char *tile, const void *pages,
-                                                   const uint32_t *slots, int keys)
+                                                   const uint32_t *slots, int old, int keys)
+{
+    int piece = threadIdx.x % ROW_PIECES, first = threadIdx.x / ROW_PIECES;
+    const T *from = (const T *)pages + piece * 8;
+#pragma unroll
+    for (int i = 0; i < CHUNK / FETCH_ROWS; i += 4) {
+        uint4 four = *(const uint4 *)&slots[first * (CHUNK / FETCH_ROWS) + i];
+        uint32_t slot[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            int row = (i + j) * FETCH_ROWS + first;
+            if (row >= old && row < keys) continue;
+            ptx_cp_async16_or_zero(tile_piece(tile, row, piece),
+                                   from + (int64_t)slot[j] * ATTENTION_DIM, row < keys);
+        }
+    }
+}
+
+/* And these. */
+template <typename T>
+static __device__ __forceinline__ void fetch_rows(unsigned char *tile, const void *pages,
+                                                  const uint32_t *slots, int old, int keys)
 {
     int piece = threadIdx.x % ROW_PIECES;
-    for (int row = threadIdx.x / ROW_PIECES; row < CHUNK; row += DECODE_THREADS / ROW_PIECES) {
-        const T *from = (const T *)pages + (int64_t)slots[row] * ATTENTION_DIM + piece * 8;
-        ptx_cp_async16_or_zero(tile_piece(tile, row, piece), from, row < keys);
+#pragma unroll 1
+    for (int row = max(old, 0) + threadIdx.x / ROW_PIECES; row < min(keys, CHUNK);
+         row += DECODE_THREADS / ROW_PIECES) {
+        const T *from = (const T *)pages + (int64_t)slots[slot_place(row)] * ATTENTION_DIM + piece * 8;
+        ptx_cp_async16(tile_piece(tile, row, piece), from);
     }
 }
 
 /* The slot of this thread's key in a chunk; keys past the end share the last key's. */
 static __device__ __forceinline__ uint32_t chunk_slot(const attention_paged_view &view,
-                                                      const decode_item &item, int chunk)
+                                                      const decode_strip &strip, int chunk)
 {
-    int key = min(chunk * CHUNK + (int)threadIdx.x, item.keys - 1);
-    return key_slot(view, item.page_table, item.kv_head, key);
+    int key = min(chunk * CHUNK + (int)threadIdx.x, strip.keys - 1);
+    return key_slot(view, strip.page_table, strip.kv_head, key);
 }
 
 /* The 16 heads as a of ptx_mma; heads the tile lacks are zeros. */
 template <typename T>
 static __device__ __forceinline__ void load_heads(uint32_t q[K_STEPS][4],
                                                   const attention_paged_view &view,
-                                                  const decode_item &item)
+                                                  const decode_strip &strip)
 {
     int lane = threadIdx.x % WARP_LANES, g = lane / 4, t = lane % 4;
-    const T *first = (const T *)view.q + item.row * view.q_stride +
-                     (int64_t)item.head_first * ATTENTION_DIM;
+    const T *first = (const T *)view.q + strip.row * view.q_stride +
+                     (int64_t)strip.head_first * ATTENTION_DIM;
     for (int i = 0; i < K_STEPS * 4; i++) {
         int head = g + i % 2 * 8, dim = i / 4 * 16 + i / 2 % 2 * 8 + 2 * t;
-        q[i / 4][i % 4] = head < item.head_count
+        q[i / 4][i % 4] = head < strip.head_count
                               ? *(const uint32_t *)(first + head * ATTENTION_DIM + dim) : 0;
     }
 }
@@ -265,131 +476,194 @@ static __device__ __forceinline__ void chunk_values(decode_state *state, decode_
     }
 }
 
-/* Results of a whole row, or of a part for the merge kernel. */
+/* The finished row. */
 template <typename T>
-static __device__ __forceinline__ void item_store(const attention_paged_view &view,
-                                                  const decode_item &item,
-                                                  const decode_state *state)
+static __device__ __forceinline__ void state_store(const attention_paged_view &view,
+                                                   const decode_strip &strip,
+                                                   const decode_state *state)
 {
     int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
     for (int h = 0; h < 2; h++) {
         int head = lane / 4 + h * 8;
-        if (head >= item.head_count) continue;
-        float scale = item.part == NULL ? 1.0f / state->sum[h] : 1.0f;
+        if (head >= strip.head_count) continue;
+        float scale = 1.0f / state->sum[h];
+        T *out = (T *)view.out + (strip.row * view.heads + strip.head_first + head) * ATTENTION_DIM;
         for (int n = 0; n < WARP_DIMS / 8; n++) {
             int dim = warp * WARP_DIMS + n * 8 + lane % 4 * 2;
             float low = state->values[n * 4 + 2 * h], high = state->values[n * 4 + 2 * h + 1];
-            if (item.part == NULL) {
-                int64_t at = (item.row * view.heads + item.head_first + head) * ATTENTION_DIM + dim;
-                *(uint32_t *)((T *)view.out + at) = pack2<T>(low * scale, high * scale);
-            } else {
-                *(float2 *)&item.part->values[head][dim] = make_float2(low, high);
-            }
-        }
-        if (item.part != NULL && warp == 0 && lane % 4 == 0) {
-            item.part->max_sum[head] = make_float2(state->max[h], state->sum[h]);
+            *(uint32_t *)(out + dim) = pack2<T>(low * scale, high * scale);
         }
     }
 }
 
-template <typename T>
-static __device__ __forceinline__ void item_run(decode_shared *shared,
-                                                const attention_paged_view &view)
+/* A part for the merge kernel. */
+static __device__ __forceinline__ void state_pass_on(decode_part *part, const decode_strip &strip,
+                                                     const decode_state *state)
 {
-    const decode_item &item = shared->item;
+    int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
+    for (int h = 0; h < 2; h++) {
+        int head = lane / 4 + h * 8;
+        if (head >= strip.head_count) continue;
+        for (int n = 0; n < WARP_DIMS / 8; n++) {
+            int dim = warp * WARP_DIMS + n * 8 + lane % 4 * 2;
+            *(float2 *)&part->values[head][dim] = make_float2(state->values[n * 4 + 2 * h],
+                                                              state->values[n * 4 + 2 * h + 1]);
+        }
+        if (warp == 0 && lane % 4 == 0) {
+            part->max_sum[head] = make_float2(state->max[h], state->sum[h]);
+        }
+    }
+}
+
+/* ---- a run -------------------------------------------------------------------------- */
+
+/* This block's run and its first two strips; false: there is none. */
+static __device__ __forceinline__ bool run_find(decode_shared *shared, decode_plan *plan,
+                                                const decode_job &job)
+{
+    int each = (job.view.sequence_count + DECODE_THREADS - 1) / DECODE_THREADS;
+    int number = (int)threadIdx.x * each, end = min(number + each, job.view.sequence_count);
+    int chunks, groups, all_chunks, all_groups, run = (int)blockIdx.x;
+    sequences_measure(&chunks, &groups, job, number, end);
+    int chunks_before = block_prefix(chunks, &all_chunks, shared->prefix[0]);
+    int groups_before = block_prefix(groups, &all_groups, shared->prefix[1]);
+    *plan = plan_of(job, all_chunks, all_groups);
+    if (run >= plan->runs) return false;
+    int begin = plan->by_group ? groups_before : chunks_before;
+    int units = plan->by_group ? groups : chunks;
+    int first = run_first(*plan, run) - begin;
+    if (first >= 0 && first < units) {
+#pragma unroll 1
+        for (int i = 0, unit = begin + first; i < 2; i++) {
+            strip_find(&shared->strips[i], job, *plan, number, begin, unit, run);
+            if (shared->strips[i].is_last) break;
+            unit = shared->strips[i].begin + shared->strips[i].units;
+        }
+    }
+    __syncthreads();
+    return true;
+}
+
+static __device__ __forceinline__ bool is_whole(const decode_strip &strip)
+{
+    return strip.chunk_first == 0 && strip.chunk_end == strip.chunks;
+}
+
+template <typename T>
+static __device__ __forceinline__ void run_chunks(decode_shared *shared, const decode_job &job,
+                                                  const decode_plan &plan)
+{
+    const attention_paged_view &view = job.view;
+    const decode_strip *strip = &shared->strips[0];
     uint32_t q[K_STEPS][4];
     decode_state row = {}, group = {};
-    bool first_of_row = true, first_of_group = true;
-    int group_index = item.group;
-    int group_end = group_first(group_index + 1, item.chunks, item.groups);
-    shared->slots[item.chunk_first % 2][threadIdx.x] = chunk_slot(view, item, item.chunk_first);
+    int at = 0, chunk = strip->chunk_first;      /* the strip's place in the ring            */
+    uint32_t *slots = shared->slots[0];
+    slots[slot_place((int)threadIdx.x)] = chunk_slot(view, *strip, chunk);
     __syncthreads();
-    int keys = item.keys - item.chunk_first * CHUNK;
-    fetch_chunk<T>(shared->k, view.k, shared->slots[item.chunk_first % 2], keys);
+    int keys = strip->keys - chunk * CHUNK, old = strip->old_keys - chunk * CHUNK;
+    fetch_chunk<T>(shared->k, view.k, slots, old, keys);
+    fetch_chunk<T>(shared->v, view.v, slots, old, keys);
+    int number = share_of(chunk, strip->share, strip->longer);
+    ptx_wait_for_previous();
+    fetch_rows<T>(shared->k, view.k, slots, old, keys);
     ptx_cp_async_commit();
-    fetch_chunk<T>(shared->v, view.v, shared->slots[item.chunk_first % 2], keys);
+    fetch_rows<T>(shared->v, view.v, slots, old, keys);
     ptx_cp_async_commit();
-    load_heads<T>(q, view, item);
+    load_heads<T>(q, view, *strip);
 
-    for (int chunk = item.chunk_first; chunk < item.chunk_end; chunk++, keys -= CHUNK) {
-        bool is_last = chunk + 1 == item.chunk_end;
-        uint32_t next_slot = is_last ? 0 : chunk_slot(view, item, chunk + 1);
-        uint32_t *next_slots = shared->slots[(chunk + 1) % 2];
+    for (bool is_last = false; !is_last;) {
+        bool ends = chunk + 1 == strip->chunk_end;
+        is_last = ends && strip->is_last;
+        int next_at = ends ? (at + 1) % STRIPS : at;
+        const decode_strip *next = &shared->strips[next_at];
+        int next_chunk = ends ? next->chunk_first : chunk + 1;
+        uint32_t next_slot = is_last ? 0 : chunk_slot(view, *next, next_chunk);
+        int next_keys = is_last ? 0 : next->keys - next_chunk * CHUNK;
+        slots = slots == shared->slots[0] ? shared->slots[1] : shared->slots[0];
         float scores[WARP_KEYS / 8][4];
         decode_state state;
         ptx_cp_async_wait<1>();
         __syncthreads();                                     /* K is there               */
         chunk_scores<T>(scores, shared, q, keys, view.scale_log2);
-        next_slots[threadIdx.x] = next_slot;
+        slots[slot_place((int)threadIdx.x)] = next_slot;
         __syncthreads();                                     /* K is free, maxima known  */
-        if (!is_last) fetch_chunk<T>(shared->k, view.k, next_slots, keys - CHUNK);
+        if (!is_last) fetch_chunk<T>(shared->k, view.k, slots, CHUNK, next_keys);
         ptx_cp_async_commit();
+        if (ends && !is_last) {
+            load_heads<T>(q, view, *next);
+            if (threadIdx.x == 0 && !next->is_last) {
+                strip_next(&shared->strips[(next_at + 1) % STRIPS], job, plan, *next);
+            }
+        }
         chunk_weights<T>(&state, shared, scores);
         ptx_cp_async_wait<1>();
         __syncthreads();                                     /* V and weights are there  */
         chunk_values<T>(&state, shared);
         __syncthreads();                                     /* V and weights are free   */
-        if (!is_last) fetch_chunk<T>(shared->v, view.v, next_slots, keys - CHUNK);
+        if (!is_last) fetch_chunk<T>(shared->v, view.v, slots, CHUNK, next_keys);
         ptx_cp_async_commit();
 
-        if (first_of_group) group = state;
+        int group_begin = group_first(*strip, number);
+        bool ends_group = ends || chunk + 1 == group_first(*strip, number + 1);
+        bool is_loose = group_begin < strip->chunk_first;    /* begun by another block   */
+        if (is_loose || chunk == group_begin) group = state;
         else state_fold(&group, &state);
-        first_of_group = false;
-        if (chunk + 1 < group_end && !is_last) continue;     /* a lone chunk is its own group */
-        if (first_of_row) row = group;
-        else state_fold(&row, &group);
-        first_of_row = false, first_of_group = true;
-        group_end = group_first(++group_index + 1, item.chunks, item.groups);
+        if (is_loose || (ends_group && !is_whole(*strip))) {
+            int place = is_loose ? loose_place(job, (int)blockIdx.x, chunk - strip->chunk_first)
+                                 : group_place(job, (int)blockIdx.x, number,
+                                               strip->chunk_first == 0);
+            state_pass_on(job.parts + place, *strip, &group);
+        } else if (ends_group) {
+            if (number == 0) row = group;
+            else state_fold(&row, &group);
+            if (ends) state_store<T>(view, *strip, &row);
+        }
+        if (ends_group) number++;
+        if (ends && !is_last) number = share_of(next_chunk, next->share, next->longer);
+        if (is_last && job.cuts != NULL && threadIdx.x == 0) {
+            decode_cut *cut = &job.cuts[blockIdx.x];
+            cut->is_cut = strip->chunk_first == 0 && !is_whole(*strip);
+            if (cut->is_cut) cut->strip = *strip, cut->plan = plan;
+        }
+        at = next_at, strip = next, chunk = next_chunk, keys = next_keys;
     }
-    item_store<T>(view, item, &row);
+}
+
+/* ---- merging ------------------------------------------------------------------------ */
+
+/* One head's 4 dims of a lane. */
+typedef struct {
+    float max, sum, values[4];
+} lane_state;
+
+static __device__ __forceinline__ lane_state lane_state_of(float4 values, float2 max_sum)
+{
+    lane_state state = {max_sum.x, max_sum.y, {values.x, values.y, values.z, values.w}};
+    return state;
+}
+
+static __device__ __forceinline__ void lane_fold(lane_state *state, const lane_state &later)
+{
+    float keep, add;
+    fold(&state->max, &state->sum, later.max, later.sum, &keep, &add);
+    for (int d = 0; d < 4; d++) {
+        state->values[d] = fold_value(state->values[d], later.values[d], keep, add);
+    }
+}
+
+template <typename T>
+static __device__ __forceinline__ void lane_store(const attention_paged_view &view, int64_t row,
+                                                  int head, const lane_state &state)
+{
+    float scale = 1.0f / state.sum;
+    T *out = (T *)view.out + (row * view.heads + head) * ATTENTION_DIM;
+    *(uint2 *)(out + threadIdx.x % WARP_LANES * 4) =
+        make_uint2(pack2<T>(state.values[0] * scale, state.values[1] * scale),
+                   pack2<T>(state.values[2] * scale, state.values[3] * scale));
 }
 
 /* ---- kernels ----------------------------------------------------------------------- */
-
-/* Items of a sequence: its rows, tiles and parts, parts fastest. A row that sees fewer keys than
- * the last may lack the last part. */
-static __device__ __forceinline__ int item_count(const decode_job &job,
-                                                 const agl_attention_sequence &sequence)
-{
-    if (sequence.row_count < 1 || sequence.row_count > DECODE_ROWS) return 0;
-    return sequence.row_count * job.tiles *
-           part_count(job.kind, chunk_count(sequence.context), sequence.row_count);
-}
-
-/* Item number `index` of sequence number `number`; false: this row lacks it. */
-static __device__ __forceinline__ bool item_find(decode_item *item, const decode_job &job,
-                                                 const agl_attention_sequence &sequence, int number,
-                                                 int index)
-{
-    int parts = part_count(job.kind, chunk_count(sequence.context), sequence.row_count);
-    int part = index % parts, tile = index / parts % job.tiles, row = index / parts / job.tiles;
-    int head = tile % job.tiles_per_kv * HEADS;
-    item->row = sequence.row_first + row;
-    item->page_table = sequence.page_table;
-    item->keys = sequence.context - (sequence.row_count - 1 - row);
-    if (item->keys < 1) return false;
-    item->kv_head = tile / job.tiles_per_kv;
-    item->head_first = item->kv_head * job.ratio + head;
-    item->head_count = min(HEADS, job.ratio - head);
-    item->chunks = chunk_count(item->keys);
-    item->groups = group_count(item->chunks, sequence.row_count);
-    parts = part_count(job.kind, item->chunks, sequence.row_count);
-    if (part >= parts) return false;
-    item->part = parts == 1 ? NULL
-                            : job.parts + ((int64_t)number * job.tiles + tile) * job.tile_parts +
-                                  row * job.row_parts + part;
-    item->group = 0;
-    if (job.kind == PART_CHUNK) {
-        item->chunk_first = part, item->chunk_end = part + 1;
-    } else if (job.kind == PART_GROUP) {
-        item->group = part;
-        item->chunk_first = group_first(part, item->chunks, item->groups);
-        item->chunk_end = group_first(part + 1, item->chunks, item->groups);
-    } else {
-        item->chunk_first = 0, item->chunk_end = item->chunks;
-    }
-    return true;
-}
 
 template <typename T>
 static __global__ void __launch_bounds__(DECODE_THREADS, DECODE_BLOCKS)
@@ -397,108 +671,150 @@ decode_kernel(decode_job job)
 {
     DYNAMIC_SHARED(memory);
     decode_shared *shared = (decode_shared *)memory;
-    int next = (int)blockIdx.x, before = 0;       /* this block's item, items before the window */
-    ptx_wait_for_previous();
+    decode_plan plan;
     ptx_release_next();
-    for (int first = 0; first < job.view.sequence_count; first += DECODE_THREADS) {
-        int number = first + (int)threadIdx.x, count = 0, total;
-        agl_attention_sequence sequence = {};
-        if (number < job.view.sequence_count) {
-            sequence = sequence_load(job.view, number);
-            count = item_count(job, sequence);
+    if (!run_find(shared, &plan, job)) {
+        ptx_wait_for_previous();
+        if (job.cuts != NULL && threadIdx.x == 0) job.cuts[blockIdx.x].is_cut = false;
+        return;
+    }
+    run_chunks<T>(shared, job, plan);
+}
+
+/* Fold parts: `left` and `begins` have a bit for each lane that knows a part, and for each whose
+ * part begins a group. Finished groups go to *row; the last stays in *group. */
+template <int PARTS>
+static __device__ __forceinline__ void fold_parts(lane_state *row, lane_state *group, int *groups,
+                                                  const decode_job &job, unsigned left,
+                                                  unsigned begins, int place, int head)
+{
+    while (left != 0) {
+        float4 values[PARTS];
+        float2 max_sum[PARTS];
+        unsigned rest = left;
+#pragma unroll
+        for (int p = 0; p < PARTS; p++) {
+            if (rest == 0) continue;
+            const decode_part *part = job.parts + __shfl_sync(FULL_WARP, place,
+                                                              __ffs((int)rest) - 1);
+            rest &= rest - 1;
+            values[p] = *(const float4 *)&part->values[head][threadIdx.x % WARP_LANES * 4];
+            max_sum[p] = part->max_sum[head];
         }
-        int begin = before + block_prefix(count, &total, shared->prefix);
-        before += total;
-        for (; next < before; next += (int)gridDim.x) {
-            if (next >= begin && next < begin + count) {
-                shared->has_item = item_find(&shared->item, job, sequence, number,
-                                             next - begin);
+#pragma unroll
+        for (int p = 0; p < PARTS; p++) {
+            if (left == 0) continue;
+            lane_state part = lane_state_of(values[p], max_sum[p]);
+            if ((left & -left & begins) == 0) {
+                lane_fold(group, part);
+            } else {
+                if (*groups == 1) *row = *group;
+                else if (*groups > 1) lane_fold(row, *group);
+                *group = part;
+                ++*groups;
             }
-            __syncthreads();
-            if (shared->has_item) item_run<T>(shared, job.view);
-            __syncthreads();
+            left &= left - 1;
         }
-        __syncthreads();
     }
 }
 
-/* A warp for one head of one sequence: each lane folds 4 dims, which it fetched itself. */
+/* A block for a head of a sequence: each warp folds groups of a row, then one folds these. */
 template <typename T>
-static __global__ void __launch_bounds__(MERGE_WARPS * WARP_LANES)
-merge_kernel(decode_job job, int staged)
+static __global__ void __launch_bounds__(MERGE_WARPS * WARP_LANES, 2)
+merge_kernel(decode_job job)
 {
-    DYNAMIC_SHARED(memory);
+    __shared__ float4 values[GROUPS_MAX][WARP_LANES];
+    __shared__ float2 max_sum[GROUPS_MAX];
+    __shared__ int prefix[2][MERGE_WARPS], sequence_begin;
     int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
-    int head = (int)blockIdx.x * ((int)blockDim.x / WARP_LANES) + warp, number = (int)blockIdx.y;
-    float4 *values = (float4 *)memory + warp * staged * WARP_LANES;   /* [staged][lane]  */
-    /* Not written by the decode kernel, which lets this one begin only after its own wait. */
-    agl_attention_sequence sequence = sequence_load(job.view, number);
-    ptx_wait_for_previous();
-    ptx_release_next();
-    if (head >= job.view.heads) return;
-    if (sequence.row_count > DECODE_ROWS) return;
+    int number = (int)(blockIdx.x / (unsigned)job.view.heads);
+    int head = (int)blockIdx.x - number * job.view.heads;
     int of_kv = head % job.ratio, tile = head / job.ratio * job.tiles_per_kv + of_kv / HEADS;
-    for (int r = 0; r < sequence.row_count; r++) {
-        int chunks = chunk_count(sequence.context - (sequence.row_count - 1 - r));
-        int groups = group_count(chunks, sequence.row_count);
-        int parts = part_count(job.kind, chunks, sequence.row_count);
-        if (parts <= 1) continue;
-        const decode_part *first = job.parts + r * job.row_parts +
-                                   ((int64_t)number * job.tiles + tile) * job.tile_parts;
-        float row_max = 0, row_sum = 0, group_max = 0, group_sum = 0, keep, add;
-        float row[4], group[4];
-        bool is_chunk = job.kind == PART_CHUNK;              /* else a part is a group       */
-        int group_end = is_chunk ? group_first(1, chunks, groups) : 1;
-        int group_index = 0, group_begin = 0;
-        for (int from = 0; from < parts; from += staged) {
-            int count = min(staged, parts - from);
-            for (int i = 0; i < count; i++) {
-                ptx_cp_async16(&values[i * WARP_LANES + lane],
-                               &first[from + i].values[of_kv % HEADS][lane * 4]);
-            }
-            ptx_cp_async_commit();
-            float2 held[MERGE_PARTS / WARP_LANES];           /* of parts lane, lane + 32 */
-            for (int i = 0; i < MERGE_PARTS / WARP_LANES; i++) {
-                int part = i * WARP_LANES + lane;
-                held[i] = part < count ? first[from + part].max_sum[of_kv % HEADS]
-                                       : make_float2(0.0f, 0.0f);
-            }
-            ptx_cp_async_wait<0>();
-            for (int i = 0; i < count; i++) {
-                float2 own = i < WARP_LANES ? held[0] : held[1];
-                float max = __shfl_sync(FULL_WARP, own.x, i % WARP_LANES);
-                float sum = __shfl_sync(FULL_WARP, own.y, i % WARP_LANES);
-                float4 v = values[i * WARP_LANES + lane];
-                float later[4] = {v.x, v.y, v.z, v.w};
-                int part = from + i;
-                if (part == group_begin) {
-                    group_max = max, group_sum = sum;
-                    for (int d = 0; d < 4; d++) group[d] = later[d];
-                } else {
-                    fold(&group_max, &group_sum, max, sum, &keep, &add);
-                    for (int d = 0; d < 4; d++) {
-                        group[d] = fold_value(group[d], later[d], keep, add);
-                    }
-                }
-                if (part + 1 < group_end) continue;
-                if (group_index == 0) {
-                    row_max = group_max, row_sum = group_sum;
-                    for (int d = 0; d < 4; d++) row[d] = group[d];
-                } else {
-                    fold(&row_max, &row_sum, group_max, group_sum, &keep, &add);
-                    for (int d = 0; d < 4; d++) row[d] = fold_value(row[d], group[d], keep, add);
-                }
-                group_index++;
-                group_begin = part + 1;
-                group_end = is_chunk ? group_first(group_index + 1, chunks, groups) : part + 2;
-            }
-        }
-        float scale = 1.0f / row_sum;
-        int64_t at = ((int64_t)(sequence.row_first + r) * job.view.heads + head) * ATTENTION_DIM;
-        *(uint2 *)((T *)job.view.out + at + lane * 4) =
-            make_uint2(pack2<T>(row[0] * scale, row[1] * scale),
-                       pack2<T>(row[2] * scale, row[3] * scale));
+    ptx_release_next();
+    int chunks = 0, groups = 0, all_chunks, all_groups;
+    if ((int)threadIdx.x < job.view.sequence_count) {
+        sequence_measure(&chunks, &groups, job, sequence_load(job.view, (int)threadIdx.x));
     }
+    chunks = block_prefix(chunks, &all_chunks, prefix[0]);
+    groups = block_prefix(groups, &all_groups, prefix[1]);
+    decode_plan plan = plan_of(job, all_chunks, all_groups);
+    if ((int)threadIdx.x == number) sequence_begin = plan.by_group ? groups : chunks;
+    __syncthreads();
+    agl_attention_sequence sequence = sequence_load(job.view, number);
+    int rows = sequence.row_count > DECODE_ROWS ? 0 : sequence.row_count;
+    for (int r = 0, begin = sequence_begin; r < rows; r++) {
+        decode_strip strip = {};
+        strip.keys = row_keys(sequence, r);
+        strip_measure(&strip, plan.by_group);
+        strip.begin = begin + tile * strip.units;
+        strip.row = sequence.row_first + r;
+        begin += strip.units * job.tiles;
+        if (strip.units == 0 ||
+            run_of(plan, strip.begin) == run_of(plan, strip.begin + strip.units - 1)) {
+            continue;
+        }
+        for (int g = warp; g < strip.groups; g += MERGE_WARPS) {
+            int group_begin = group_first(strip, g), group_end = group_first(strip, g + 1);
+            int groups_seen = 0;
+            lane_state row = {}, group = {};
+            for (int first = group_begin; first < group_end; first += WARP_LANES) {
+                int chunk = first + lane, place = -1;
+                if (chunk < group_end) place = part_place(job, plan, strip, g, chunk);
+                unsigned left = __ballot_sync(FULL_WARP, place >= 0);
+                ptx_wait_for_previous();
+                fold_parts<MERGE_PARTS>(&row, &group, &groups_seen, job, left,
+                                        first == group_begin ? 1u : 0u, place, of_kv % HEADS);
+            }
+            values[g][lane] = make_float4(group.values[0], group.values[1], group.values[2],
+                                          group.values[3]);
+            if (lane == 0) max_sum[g] = make_float2(group.max, group.sum);
+        }
+        __syncthreads();
+        if (warp == 0) {
+            lane_state row = {};
+#pragma unroll 2
+            for (int g = 0; g < strip.groups; g++) {
+                lane_state later = lane_state_of(values[g][lane], max_sum[g]);
+                if (g == 0) row = later;
+                else lane_fold(&row, later);
+            }
+            lane_store<T>(job.view, strip.row, head, row);
+        }
+        __syncthreads();
+    }
+    ptx_wait_for_previous();
+}
+
+/* The same for many rows: a block goes for the row that a run begins and does not end, a warp for
+ * one of its heads. */
+template <typename T>
+static __global__ void __launch_bounds__(MERGE_RUN_WARPS * WARP_LANES, 3)
+merge_run_kernel(decode_job job)
+{
+    int lane = threadIdx.x % WARP_LANES;
+    int head = (int)blockIdx.y * MERGE_RUN_WARPS + (int)threadIdx.x / WARP_LANES;
+    ptx_release_next();
+    ptx_wait_for_previous();
+    const decode_cut cut = job.cuts[blockIdx.x];
+    if (!cut.is_cut || head >= cut.strip.head_count) return;
+    const decode_strip &strip = cut.strip;
+    lane_state row = {}, group = {};
+    int groups = 0;
+    for (int first = 0; first < strip.chunks; first += WARP_LANES) {
+        int chunk = first + lane, place = -1;
+        bool begins = false;
+        if (chunk < strip.chunks) {
+            int number = share_of(chunk, strip.share, strip.longer);
+            begins = chunk == group_first(strip, number);
+            place = part_place(job, cut.plan, strip, number, chunk);
+        }
+        fold_parts<MERGE_RUN_PARTS>(&row, &group, &groups, job,
+                                    __ballot_sync(FULL_WARP, place >= 0),
+                                    __ballot_sync(FULL_WARP, begins), place, head);
+    }
+    if (groups > 1) lane_fold(&row, group);
+    else row = group;
+    lane_store<T>(job.view, strip.row, strip.head_first + head, row);
 }
 
 /* ---- launcher ---------------------------------------------------------------------- */
@@ -508,78 +824,79 @@ static int tiles_of(int64_t heads, int64_t kv_heads)
     return (int)(kv_heads * ((heads / kv_heads + HEADS - 1) / HEADS));
 }
 
-/* Above this many (sequence, tile) pairs whole rows fill the device. */
-static int64_t split_tiles_max(const agl_cuda *cuda)
+/* Blocks of the first kernel that stay resident; the system keeps 1 KB of each one's memory. */
+static int64_t resident_blocks(const agl_cuda *cuda)
 {
-    return (int64_t)cuda->processors * 4;
+    int64_t each = (int64_t)(cuda->shared_bytes_max / (sizeof(decode_shared) + 1024));
+    if (each < 1) each = 1;
+    return cuda->processors * (each < DECODE_BLOCKS ? each : DECODE_BLOCKS);
 }
 
-/* The smallest parts that do not cost more than they win; see docs/KERNELS.md. */
-static void choose_parts(decode_job *job, const agl_cuda *cuda, int64_t rows)
+/* Chunks of the longest group that a run may have without its first. */
+static int loose_chunks_of(int64_t context_max)
 {
-    int64_t capacity = (int64_t)(cuda->attention_space.bytes / sizeof(decode_part));
-    int64_t work = (int64_t)job->view.sequence_count * job->tiles;
-    int chunks = chunk_count(job->view.context_max), groups = group_count(chunks, 1);
-    int sequence_rows = rows > job->view.sequence_count ? DECODE_ROWS : 1;
-    int64_t chunk_parts = work * sequence_rows * chunks;
-    int64_t most = capacity < CHUNK_PARTS_MAX ? capacity : CHUNK_PARTS_MAX;
-    if (work * groups < 2 * cuda->processors && chunk_parts <= most) {
-        job->kind = PART_CHUNK;
-        job->row_parts = chunks;
-        job->tile_parts = chunks * sequence_rows;
-    } else if (work < split_tiles_max(cuda) && work * GROUPS_MAX <= capacity) {
-        job->kind = PART_GROUP;
-        job->row_parts = GROUPS_MAX / DECODE_ROWS;
-        job->tile_parts = GROUPS_MAX;
-    } else {
-        job->kind = PART_ROW;
-    }
+    int chunks = chunk_count((int)context_max);
+    if (chunks <= GROUPS_MAX * GROUP_CHUNKS) return GROUP_CHUNKS - 1;
+    return (chunks + GROUPS_MAX - 1) / GROUPS_MAX - 1;
+}
+
+static int loose_chunks_kept(const agl_backend_limits *limits)
+{
+    int loose = loose_chunks_of(limits->context_max);
+    return loose < LOOSE_CHUNKS_MAX ? loose : LOOSE_CHUNKS_MAX;
+}
+
+static int parts_of_run(const agl_backend_limits *limits)
+{
+    return loose_chunks_kept(limits) + 2 * GROUPS_MAX;
 }
 
 template <typename T>
-static agl_status decode_launch(agl_stream *stream, const decode_job &job, int64_t rows)
+static agl_status decode_launch(agl_stream *stream, const decode_job &job)
 {
-    const agl_cuda *cuda = agl_cuda_of(stream);
-    int64_t sequences = job.view.sequence_count;
-    int chunks = chunk_count(job.view.context_max);
-    int parts = job.kind == PART_ROW ? 1 : job.kind == PART_GROUP ? group_count(chunks, 1) : chunks;
-    int64_t decode_rows = rows < sequences * DECODE_ROWS ? rows : sequences * DECODE_ROWS;
-    int64_t items = decode_rows * job.tiles * parts;
-    int64_t resident = (int64_t)(cuda->shared_bytes_max / (sizeof(decode_shared) + 1024));
-    if (resident < 1) resident = 1;
-    int64_t blocks = cuda->processors * (resident < DECODE_BLOCKS ? resident : DECODE_BLOCKS);
-    if (blocks > items) blocks = items;
-    AGL_TRY(cuda_launch_early(stream, decode_kernel<T>, dim3((unsigned)blocks),
+    AGL_TRY(cuda_launch_early(stream, decode_kernel<T>, dim3((unsigned)job.runs_max),
                               dim3(DECODE_THREADS), sizeof(decode_shared), job));
-    if (parts == 1) return AGL_OK;
-    int warps = job.kind == PART_CHUNK ? 1 : MERGE_WARPS;
-    int staged = job.kind == PART_CHUNK ? MERGE_PARTS : GROUPS_MAX;
-    dim3 grid((unsigned)((job.view.heads + warps - 1) / warps), (unsigned)sequences);
-    return cuda_launch_early(stream, merge_kernel<T>, grid, dim3((unsigned)(warps * WARP_LANES)),
-                             (size_t)(warps * staged) * ATTENTION_DIM * sizeof(float), job, staged);
+    if (job.runs_max == 1) return AGL_OK;
+    if (job.cuts != NULL) {
+        dim3 grid((unsigned)job.runs_max, HEADS / MERGE_RUN_WARPS);
+        return cuda_launch_early(stream, merge_run_kernel<T>, grid,
+                                 dim3(MERGE_RUN_WARPS * WARP_LANES), 0, job);
+    }
+    return cuda_launch_early(stream, merge_kernel<T>,
+                             dim3((unsigned)(job.view.heads * job.view.sequence_count)),
+                             dim3(MERGE_WARPS * WARP_LANES), 0, job);
 }
 
 agl_status agl_cuda_attention_decode(agl_stream *stream, const agl_attention_paged_args *args)
 {
     const agl_cuda *cuda = agl_cuda_of(stream);
+    if (cuda->attention_space.bytes < agl_cuda_attention_decode_bytes(cuda, &cuda->limits)) {
+        return AGL_ERR_ARGUMENT;
+    }
     decode_job job = {};
     job.view = attention_view(args);
     job.ratio = job.view.heads / job.view.kv_heads;
     job.tiles_per_kv = (job.ratio + HEADS - 1) / HEADS;
     job.tiles = tiles_of(args->heads, args->kv.kv_heads);
+
+    int64_t blocks = resident_blocks(cuda), chunks = chunk_count(job.view.context_max);
+    int64_t rows_max = args->sequence_count * DECODE_ROWS;
+    int64_t work = (args->rows < rows_max ? args->rows : rows_max) * job.tiles * chunks;
+    job.runs_max = (int)(work < blocks ? work : blocks);
+    job.loose_chunks = loose_chunks_kept(&cuda->limits);
+    job.may_cut_groups = loose_chunks_of(job.view.context_max) <= job.loose_chunks;
     job.parts = (decode_part *)cuda->attention_space.data;
-    choose_parts(&job, cuda, args->rows);
+    /* With few rows all groups of a head are merged at once, by blocks that wait for that work. */
+    if (args->heads * args->sequence_count > 2 * cuda->processors ||
+        args->sequence_count > MERGE_WARPS * WARP_LANES) {
+        job.cuts = (decode_cut *)(job.parts + blocks * parts_of_run(&cuda->limits));
+    }
     bool half = stream->backend->activation == AGL_F16;
-    return half ? decode_launch<__half>(stream, job, args->rows)
-                : decode_launch<__nv_bfloat16>(stream, job, args->rows);
+    return half ? decode_launch<__half>(stream, job) : decode_launch<__nv_bfloat16>(stream, job);
 }
 
 uint64_t agl_cuda_attention_decode_bytes(const agl_cuda *cuda, const agl_backend_limits *limits)
 {
-    int64_t work = limits->sequences_max * tiles_of(limits->heads, limits->kv_heads);
-    int64_t most = split_tiles_max(cuda);
-    int64_t groups = (work < most ? work : most) * GROUPS_MAX;
-    int64_t chunks = work * DECODE_ROWS * chunk_count((int)limits->context_max);
-    if (chunks > CHUNK_PARTS_MAX) chunks = CHUNK_PARTS_MAX;
-    return (uint64_t)(groups > chunks ? groups : chunks) * sizeof(decode_part);
+    uint64_t run_bytes = (uint64_t)parts_of_run(limits) * sizeof(decode_part) + sizeof(decode_cut);
+    return (uint64_t)resident_blocks(cuda) * run_bytes;
 }
