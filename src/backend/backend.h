@@ -159,7 +159,9 @@ typedef struct {
     int32_t page_table;         /* first entry of this sequence in page_tables       */
 } agl_attention_sequence;
 
-/* Causal attention over pages; query head i reads kv head i / (heads / kv_heads). */
+/* Causal attention over pages; query head i reads kv head i / (heads / kv_heads). `sequences`,
+ * `page_tables` and keys before context - row_count may be read as soon as the last copy queued
+ * before has ended: no operation behind it writes them. */
 typedef struct {
     const void *q;              /* [rows, ...]: head h at q + row * q_stride + h * head_dim */
     void *out;                  /* [rows, heads * head_dim]                          */

@@ -5,8 +5,8 @@
  *   q, out, pages   as in backend.h, 16-bit activations, head_dim 128
  *
  * Needs     head_dim == 128; q, out, k, v and the rows of q 16-byte aligned; every sequence has at
- *           least one row; context <= context_max; nobody writes sequences, page_tables or the keys
- *           of earlier steps while a step runs: they are read before the wait for the kernel before.
+ *           least one row; context <= context_max. Sequences, page_tables and the keys of earlier
+ *           steps are read before the wait for the kernel before; see backend.h.
  * Bound     memory: 512 bytes a key and kv head, read once for up to 16 query heads. At batch 1
  *           latency: what is behind the wait, then partial results, then their merge.
  * Grid      as many blocks as stay resident (71 KB each). All chunks of the batch in one line are
@@ -58,7 +58,7 @@ typedef struct {
     bool by_group;
 } decode_plan;
 
-/* A row and up to 16 heads of a kv head: where it is in the batch, and what of it is this block's. */
+/* A row and up to 16 heads of a kv head: its place in the batch, and what of it is this block's. */
 typedef struct {
     int number, row_of, tile;        /* sequence, its row, its tile                      */
     int sequence_begin, begin, units;
@@ -233,7 +233,7 @@ static __device__ __forceinline__ int run_chunk(const decode_plan &plan, const d
     return unit_chunk(plan, strip, min(max(unit, 0), strip.units));
 }
 
-/* The row and tile that has a unit, searched from sequence `number`, whose first unit is `begin`. */
+/* The strip that has a unit, searched from sequence `number`, whose first unit is `begin`. */
 static __device__ void strip_find(decode_strip *out, const decode_job &job, const decode_plan &plan,
                                   int number, int begin, int unit, int run)
 {
@@ -273,7 +273,8 @@ static __device__ void strip_find(decode_strip *out, const decode_job &job, cons
 
 /* The one behind it in the run. */
 static __device__ __forceinline__ void strip_next(decode_strip *out, const decode_job &job,
-                                                  const decode_plan &plan, const decode_strip &strip)
+                                                  const decode_plan &plan,
+                                                  const decode_strip &strip)
 {
     strip_find(out, job, plan, strip.number, strip.sequence_begin, strip.begin + strip.units,
                (int)blockIdx.x);
@@ -321,7 +322,7 @@ static __device__ __forceinline__ void state_fold(decode_state *state, const dec
     }
 }
 
-/* Where the slot of a key of a chunk lies: those of the rows that a thread fetches are neighbours. */
+/* Where the slot of a key of a chunk lies: those that one thread fetches are neighbours. */
 static __device__ __forceinline__ int slot_place(int key)
 {
     return key % FETCH_ROWS * (CHUNK / FETCH_ROWS) + key / FETCH_ROWS;
@@ -356,9 +357,9 @@ static __device__ __forceinline__ void fetch_rows(unsigned char *tile, const voi
     int piece = threadIdx.x % ROW_PIECES;
 #pragma unroll 1
     for (int row = max(old, 0) + threadIdx.x / ROW_PIECES; row < min(keys, CHUNK);
-         row += DECODE_THREADS / ROW_PIECES) {
-        const T *from = (const T *)pages + (int64_t)slots[slot_place(row)] * ATTENTION_DIM + piece * 8;
-        ptx_cp_async16(tile_piece(tile, row, piece), from);
+         row += FETCH_ROWS) {
+        const T *from = (const T *)pages + (int64_t)slots[slot_place(row)] * ATTENTION_DIM;
+        ptx_cp_async16(tile_piece(tile, row, piece), from + piece * 8);
     }
 }
 
