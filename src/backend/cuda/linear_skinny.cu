@@ -211,51 +211,66 @@ static __device__ __forceinline__ float add_warps(const skinny_args *args,
     return sum;
 }
 
-/* One pair of columns of one row of x: a tile has at most 64, a thread each. */
+/* The pairs of columns that a thread turns, one of each tile: at most 64 threads have any. Nothing
+ * here is used before the tile's sums are there, so that no warp waits for it. */
 typedef struct {
-    int row, out;                   /* out < 0: this thread has none                          */
-    float position, inv_freq;       /* inv_freq 0: does not turn                              */
+    int row, place;                 /* of x; first column of the pair in its tile; row < 0: none */
+    float positions[3];
     int64_t slot;
+    int axis;                       /* < 0: does not turn                                      */
+    float inv_freq;
 } tile_pair;
 
-static __device__ __forceinline__ tile_pair pair_find(const skinny_args *args, int first,
-                                                      int columns, int row_first, int rows)
+static __device__ __forceinline__ tile_pair pair_begin(const skinny_args *args, int row_first,
+                                                       int rows)
 {
     const agl_rope_store_args *rope = &args->rope;
-    int pairs = columns / 2, row = threadIdx.x / pairs, head_dim = (int)rope->kv.head_dim;
-    tile_pair pair = {row, -1, 0.0f, 0.0f, -1};
-    if (row >= rows) return pair;
-    pair.out = first + threadIdx.x % pairs * 2;
-    int head = pair.out / head_dim, turn = pair.out % head_dim / 2, token = row_first + row;
-    if (head < rope->heads + rope->kv.kv_heads && turn < rope->pairs) {
-        pair.inv_freq = rope->inv_freq[turn];
-        pair.position = (float)rope->positions[rope->axis[turn] * rope->tokens + token];
-    }
-    if (head >= rope->heads) pair.slot = rope->slots[token];
+    int pairs = args->tile_columns / 2, row = threadIdx.x / pairs, token = row_first + row;
+    tile_pair pair = {};
+    pair.row = row < rows ? row : -1, pair.place = threadIdx.x % pairs * 2;
+    if (pair.row < 0) return pair;
+#pragma unroll
+    for (int i = 0; i < 3; i++) pair.positions[i] = (float)rope->positions[i * rope->tokens + token];
+    pair.slot = rope->slots[token];
     return pair;
+}
+
+static __device__ __forceinline__ void pair_enter_tile(tile_pair *pair, const skinny_args *args,
+                                                       int first)
+{
+    int out = first + pair->place, head_dim = (int)args->rope.kv.head_dim;
+    int turn = out % head_dim / 2;
+    bool turns = out / head_dim < args->rope.heads + args->rope.kv.kv_heads &&
+                 turn < args->rope.pairs;
+    pair->axis = turns ? args->rope.axis[turn] : -1;
+    pair->inv_freq = turns ? args->rope.inv_freq[turn] : 0.0f;
 }
 
 /* What rope_store does with the pair's two values; see rope.cu. */
 template <typename T, int WARPS>
 static __device__ __forceinline__ void write_pair(const skinny_args *args,
                                                   const skinny_partial *partial,
-                                                  const tile_pair *pair, int first, int row_first)
+                                                  const tile_pair *pair, int first, int columns,
+                                                  int row_first)
 {
     const agl_kv_layer *kv = &args->rope.kv;
-    int out = pair->out, place = out - first;
-    if (out < 0) return;
+    int place = pair->place, out = first + place;
+    if (pair->row < 0 || place >= columns) return;
     float a = add_warps<WARPS>(args, partial, pair->row, place, out);
     float b = add_warps<WARPS>(args, partial, pair->row, place + 1, out + 1);
-    if (pair->inv_freq != 0.0f) {
+    if (pair->axis >= 0) {
         float sine, cosine, low = a;
-        sincosf(pair->position * pair->inv_freq, &sine, &cosine);
+        float position = pair->axis == 0   ? pair->positions[0]
+                         : pair->axis == 1 ? pair->positions[1]
+                                           : pair->positions[2];
+        sincosf(position * pair->inv_freq, &sine, &cosine);
         a = low * cosine - b * sine;
         b = b * cosine + low * sine;
     }
     T *y = (T *)args->y + (int64_t)(row_first + pair->row) * args->width + out;
     y[0] = from_f32<T>(a), y[1] = from_f32<T>(b);
-    if (pair->slot < 0) return;
     int head = out / (int)kv->head_dim - (int)args->rope.heads, kv_heads = (int)kv->kv_heads;
+    if (head < 0 || pair->slot < 0) return;
     int64_t page = pair->slot / kv->page_tokens, offset = pair->slot - page * kv->page_tokens;
     T *pages = (T *)(head < kv_heads ? kv->k : kv->v);
     int64_t kv_head = page * kv_heads + (head < kv_heads ? head : head - kv_heads);
@@ -312,12 +327,13 @@ linear_skinny(const skinny_args args)
         read_x<T, WARPS>(x_chunks[i], x, x_next, args.in);
         x_next = x_next + 1 < args.chunks ? x_next + 1 : 0;
     }
+    tile_pair pair;
+    if constexpr (ROTATES) pair = pair_begin(&args, row_first, rows);
     int stage = 0, half = 0;
     for (int first = block_first; first < cursor.end; first += args.tile_columns, half ^= 1) {
         float sums[4] = {};
         int columns = min(args.tile_columns, cursor.end - first);
-        tile_pair pair;
-        if constexpr (ROTATES) pair = pair_find(&args, first, columns, row_first, rows);
+        if constexpr (ROTATES) pair_enter_tile(&pair, &args, first);
 #pragma unroll 1
         for (int chunk = 0; chunk < args.chunks; chunk++) {
             __syncwarp();           /* all lanes have read the chunk that fetch replaces */
@@ -334,7 +350,7 @@ linear_skinny(const skinny_args args)
         keep_partial(shared->partial[half][warp], sums);
         __syncthreads();
         const skinny_partial *partial = shared->partial[half];
-        if constexpr (ROTATES) write_pair<T, WARPS>(&args, partial, &pair, first, row_first);
+        if constexpr (ROTATES) write_pair<T, WARPS>(&args, partial, &pair, first, columns, row_first);
         else write_tile<T, WARPS>(&args, partial, first, columns, row_first, rows);
     }
 }
