@@ -143,6 +143,7 @@ run_load() {
     measure serve --base-url "http://127.0.0.1:$PORT" --num-prompts "$(full 256 4)" --random-input-len "$(full 512 16)" --random-output-len "$(full 256 4)" --ignore-eos \
         --num-warmups 4 --save-result "$OUT/load-256.json"
     step_metrics "256 requests"
+    nvidia-smi --query-gpu=memory.used,memory.total --format=csv,noheader 2>/dev/null | sed 's/^/device memory in use, of: /'
     # A phone's turn: 3,354 tokens of the picture, 1,546 of the text (one a byte here) and the template. Other pictures warm up.
     turns="--base-url http://127.0.0.1:$PORT --dataset-name screens --max-concurrency 1 --num-warmups 0 --random-input-len $(full 274 4)
         --image-width $(full 1080 112) --image-height $(full 2400 140) --random-output-len $(full 16 2) --ignore-eos"

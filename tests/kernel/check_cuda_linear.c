@@ -479,7 +479,7 @@ static const bench_shape BENCH_SHAPES[] = {
     {"gate_up", 27392, 4096, false, false, 40}, {"down", 4096, 13696, false, true, 40},
     {"lm_head", 151552, 4096, false, true, 1},
 };
-static const int64_t BENCH_ROWS[] = {1, 2, 4, 8, 9, 16, 17, 32, 64, 256, 1024, 4096};
+static const int64_t BENCH_ROWS[] = {1, 2, 4, 8, 9, 16, 32, 64, 128, 208, 224, 256, 1024, 4096};
 
 /* Enough copies of the weight that none is still in the L2, launched one behind the other. */
 static void bench_one(test_cuda *t, const bench_shape *shape, double limit_gb_s, double *token_seconds)
