@@ -66,12 +66,15 @@ def dated(rng, prompt):
 
 
 class Maker:
-    def __init__(self, tokenizer_path, prompts, seed, split="train", small=False, general=None):
+    def __init__(self, tokenizer_path, prompts, seed, split="train", small=False, general=None, pictures=48):
         self.tok = Tokenizer.from_file(tokenizer_path)
         self.rng = random.Random(seed)
         self.prompts, self.split, self.small = prompts, split, small
+        self.pictures = 3 if small else pictures                 # of a batch of the kind "one"
         self.pools = {}
         self.general = np.memmap(general, np.uint8, "r") if general else None      # plain text, for the kind "general"
+        if general:                                              # the end is held out
+            self.general = self.general[:len(self.general) * 49 // 50]
         self.mix = dict(one=62, steps=18, text=10, wall=10)
         self.image_id = self.tok.token_to_id("<|image|>")
         self.element_id = self.ids(" element=[")[0]   # the word in front of a point
@@ -250,7 +253,7 @@ class Maker:
             out["levels"] = [level0, (ids, pos)]
             out["labels"], out["soft"] = lab, soft
             return out
-        count = 3 if self.small else (48 if kind == "one" else 40) // lean
+        count = max(1, (self.pictures if kind == "one" else self.pictures * 5 // 6) // lean)
         H, W, made = self.reuse(kind, *((168, 112) if self.small else self.grid()), count)
         R, C = H // 28, W // 28
         count = len(made)
@@ -266,6 +269,7 @@ class Maker:
             pos, nxt = self.place(head, (R, C), len(pre))
             look = np.zeros((count * per, R, C), bool)           # for the attention loss: where the target's label is
             copies = []                                          # for the attention loss: what is typed is copied from the question
+            turns = []                                           # for the attention loss: (row, position, missing), the next word says whether the target is there
             for m in made:
                 for q in tasks.questions(rng, m[0], per, self.split, 0.75 if agent else 0.2):
                     sw, sh = m[0].image.size
@@ -276,8 +280,12 @@ class Maker:
                     if q.action == "Type":
                         copies += self.copied(len(rows), prompt, q.answer + q.ends_with)
                     rows.append((self.ids(prompt), self.answer_ids(q)))
+                    missing = q.kind in ("absent", "step:open") and q.action in ("Launch", "Swipe")
+                    if q.box and q.look or missing:
+                        turns.append((len(rows) - 1, len(rows[-1][0]), missing))       # in front of the first word of the thought
             ids, p2, lab, soft = self.pack(rows, (R, C), nxt)
             out["copies"] = np.array(copies, np.int64).reshape(-1, 4)
+            out["turns"] = np.array(turns, np.int64).reshape(-1, 3)
             out["look"], out["look_at"] = look.reshape(len(rows), -1), len(pre) + head.index(self.image_id)
             out["levels"] = [level0, (np.array([head] * count), np.repeat(pos[:, None], count, 1)), (ids, p2)]
         else:
@@ -300,7 +308,7 @@ class Maker:
 def to_tensors(b):
     out = dict(kind=b["kind"], image_level=b["image_level"], look_at=b.get("look_at"))
     out["levels"] = [(torch.from_numpy(np.ascontiguousarray(i)), torch.from_numpy(np.ascontiguousarray(p))) for i, p in b["levels"]]
-    for k in ("images", "cls", "at", "labels", "soft", "look", "copies"):
+    for k in ("images", "cls", "at", "labels", "soft", "look", "copies", "turns"):
         if k in b:
             out[k] = torch.from_numpy(b[k])
     return out
@@ -313,20 +321,34 @@ def to_device(b, device):
     return out
 
 
-class Stream(torch.utils.data.IterableDataset):
-    """Endless batches; every worker has its own seed."""
+def read_stages(texts):
+    """["wall=60,one=40@0.3", "one=100"] -> [(0.3, {"wall": 60, "one": 40}), (inf, {"one": 100})]: shares of the kinds of
+    batches, each until that share of the training has passed."""
+    stages = []
+    for text in texts:
+        mix, _, end = text.partition("@")
+        stages.append((float(end) if end else math.inf, {k: float(v) for k, v in (x.split("=") for x in mix.split(","))}))
+    return stages
 
-    def __init__(self, tokenizer_path, prompts, seed, small=False, mix=None, general=None):
-        self.args, self.mix = (tokenizer_path, prompts, seed, small, general), mix
+
+class Stream(torch.utils.data.IterableDataset):
+    """Endless batches; every worker has its own seed.
+
+    `passed`, one number in shared memory, is the share of the training that has passed: it says which of the stages holds.
+    What was drawn before a stage ends is still used, so stages change some seconds late."""
+
+    def __init__(self, tokenizer_path, prompts, seed, small=False, stages=None, general=None, pictures=48, passed=None):
+        self.args, self.stages, self.passed = (tokenizer_path, prompts, seed, small, general, pictures), stages, passed
 
     def __iter__(self):
-        path, prompts, seed, small, general = self.args
+        path, prompts, seed, small, general, pictures = self.args
         info = torch.utils.data.get_worker_info()
         torch.set_num_threads(1)
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        maker = Maker(path, prompts, seed * 1000 + (info.id if info else 0), "train", small, general)
-        maker.mix = self.mix or maker.mix
+        maker = Maker(path, prompts, seed * 1000 + (info.id if info else 0), "train", small, general, pictures)
         while True:
+            if self.stages:
+                maker.mix = next((mix for end, mix in self.stages if self.passed.item() < end), self.stages[-1][1])
             yield to_tensors(maker.any_batch())
 
 

@@ -16,8 +16,8 @@ from transformers import Glm4vConfig, Glm4vForConditionalGeneration
 PRESETS = dict(
     # 12.3 M parameters, shipped
     demo=dict(hidden=512, layers=4, heads=4, inter=256, vision=256, depth=5, vision_heads=2, merger=256),
-    # 137 M parameters (vocabulary 8192), for measurements; see README.md
-    quality=dict(hidden=1024, layers=10, heads=8, inter=2048, vision=512, depth=8, vision_heads=4, merger=2048),
+    # for measurements (vocabulary 8192); see README.md
+    quality=dict(hidden=1024, layers=6, heads=8, inter=2048, vision=384, depth=6, vision_heads=3, merger=1024),
     tiny=dict(hidden=256, layers=2, heads=2, inter=128, vision=128, depth=1, vision_heads=1, merger=128),
 )
 

@@ -7,7 +7,12 @@
 learning rate follows the share of `--total` that has passed. The state in
 STATE_DIR (fp32 weights in parts of at most 15 MB, and progress.json) is read
 at the start, if there, and written at the end. Optimizer moments are not kept: each
-run warms up again for 100 steps.
+run warms up again for 100 steps. `--init FOLDER` starts from an exported checkpoint
+instead; the run then counts as the last `--seconds` of `--total`. The auxiliary heads
+are not exported, so a short run from there leaves them out with `--aux 0`.
+
+`--mix` takes one stage or several: `--mix wall=60,text=40@0.3 one=80,text=20` draws by
+the first list until 30 % of `--total` have passed.
 """
 
 import argparse
@@ -19,6 +24,7 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 import batches
@@ -124,11 +130,13 @@ class PointerLoss:
     """Where the coordinates are written, one head of each of the last two layers shall look at the label of the target.
 
     Left alone, the decoder learns to read and to answer long before it learns to find; this shows it the way.
+    The same head looks already in front of the first word of the thought, which says whether the target is on the screen;
+    if it is not, at the first token of the prompt.
     """
 
     def __init__(self, batch, layers):
         self.batch, self.layers, self.loss, self.mass = batch, layers, [], []
-        self.copy_mass = None
+        self.copy_mass = self.turn_mass = None
         self.keep = batch["soft"] & batch["look"].any(1)[:, None]
 
     def __call__(self, layer, q, key):
@@ -144,16 +152,26 @@ class PointerLoss:
         inside = self.batch["look"][row]
         mass = logp[:, a:a + inside.shape[1]].masked_fill(~inside, -1e9).logsumexp(1)
         self.loss.append(-mass.clamp(min=-20).mean())
+        self.mass.append(mass.detach().exp().mean())
+        j = torch.arange(S, device=q.device)[None]
         c = self.batch["copies"]
         if c.shape[0]:                    # another head looks at the source of a copied token
-            score = (q[:, 1][c[:, 0], c[:, 1]][:, None] @ key[:, 1][c[:, 0]].transpose(1, 2))[:, 0].float() * d ** -0.5
-            j = torch.arange(S, device=q.device)[None]
-            logp = F.log_softmax(score.masked_fill(j > (S - T + c[:, 1])[:, None], -1e9), 1)
-            inside = (j >= S - T + c[:, 2:3]) & (j <= S - T + c[:, 3:4])
-            mass_copy = logp.masked_fill(~inside, -1e9).logsumexp(1)
-            self.loss.append(-mass_copy.clamp(min=-20).mean())
-            self.copy_mass = mass_copy.detach().exp().mean()
-        self.mass.append(mass.detach().exp().mean())
+            self.copy_mass = self.aim(q[:, 1], key[:, 1], c, (j >= S - T + c[:, 2:3]) & (j <= S - T + c[:, 3:4]))
+        c = self.batch["turns"]
+        if c.shape[0]:
+            look = self.batch["look"][c[:, 0]]
+            target = F.pad(look, (a, S - a - look.shape[1]))
+            target[:, 0] = c[:, 2] > 0
+            self.turn_mass = self.aim(q[:, 0], key[:, 0], c, target)
+
+    def aim(self, q, key, at, inside):
+        """Adds the loss of the rows and positions `at` [M, 2...] of one head looking at the keys `inside` [M, S]; gives the mean of its attention there."""
+        T, S = q.shape[1], key.shape[1]
+        score = (q[at[:, 0], at[:, 1]][:, None] @ key[at[:, 0]].transpose(1, 2))[:, 0].float() * q.shape[2] ** -0.5
+        ahead = torch.arange(S, device=q.device)[None] > (S - T + at[:, 1])[:, None]
+        mass = F.log_softmax(score.masked_fill(ahead, -1e9), 1).masked_fill(~inside, -1e9).logsumexp(1)
+        self.loss.append(-mass.clamp(min=-20).mean())
+        return mass.detach().exp().mean()
 
 
 def quick_metrics(y, s, logits):
@@ -182,6 +200,7 @@ def main():
     ap.add_argument("--model-dir", required=True, help="folder with tokenizer.json")
     ap.add_argument("--preset", default="demo")
     ap.add_argument("--state", default=None, help="folder to resume from")
+    ap.add_argument("--init", default=None, help="exported checkpoint to start from")
     ap.add_argument("--out", default=os.environ.get("OUTPUT_DIR", "state"))
     ap.add_argument("--prompts", nargs="*", default=[])
     ap.add_argument("--seconds", type=float, default=540)
@@ -193,7 +212,9 @@ def main():
     ap.add_argument("--seed", type=int, default=1)
     ap.add_argument("--workers", type=int, default=15)
     ap.add_argument("--steps", type=int, default=10**9)
-    ap.add_argument("--mix", default="", help="shares of the kinds of batches, like one=62,steps=18,text=10,wall=10")
+    ap.add_argument("--turn", type=float, default=3.0, help="further weight of the word that says whether the target is there")
+    ap.add_argument("--pictures", type=int, default=48, help="of a batch of the kind \"one\"; fewer make more steps of a larger model")
+    ap.add_argument("--mix", nargs="*", default=[], help="shares of the kinds of batches, like one=62,steps=18,text=10,wall=10; several with @END are stages")
     ap.add_argument("--general", help="a file of plain text for batches of the kind \"general\"")
     ap.add_argument("--profile", action="store_true", help="profile ten steps and say where the time goes")
     ap.add_argument("--small", action="store_true", help="tiny batches, to try the script on a CPU")
@@ -209,10 +230,14 @@ def main():
     tok_path = os.path.join(args.model_dir, "tokenizer.json")
     tok = Tokenizer.from_file(tok_path)
     saved, progress = load_state(args.state)
+    if args.init:
+        saved, progress = load_file(os.path.join(args.init, "model.safetensors")), dict(step=0, elapsed=args.total - args.seconds, runs=0)
 
+    passed = torch.full((1,), progress["elapsed"] / args.total).share_memory_()
     stream = batches.Stream(tok_path, batches.read_prompts(args.prompts), args.seed + 7919 * (progress["runs"] + 1), args.small,
-                            {k: float(v) for k, v in (x.split("=") for x in args.mix.split(","))} if args.mix else None, args.general)
-    loader = iter(torch.utils.data.DataLoader(stream, batch_size=None, num_workers=args.workers, prefetch_factor=4 if args.workers else None, pin_memory=device == "cuda"))
+                            batches.read_stages(args.mix), args.general, args.pictures, passed)
+    # Out of order: a worker that draws a slow batch does not hold up the others.
+    loader = iter(torch.utils.data.DataLoader(stream, batch_size=None, num_workers=args.workers, prefetch_factor=4 if args.workers else None, pin_memory=device == "cuda", in_order=False))
 
     cfg = network.make_config(args.preset, tok)
     model = network.make_model(cfg).float()
@@ -267,8 +292,9 @@ def main():
         if elapsed > args.seconds:
             break
         share = (elapsed0 + elapsed) / args.total
+        passed.fill_(share)
         rate = 1.0 if share < 0.35 else max(0.005, 1 - (share - 0.35) / 0.65)
-        lr = args.lr * rate * min(1.0, (step - step0 + 1) / (300 if step0 == 0 else 100))
+        lr = args.lr * rate * min(1.0, (step - step0 + 1) / (300 if saved is None else 100))
         t0 = time.time()
         batch = batches.to_device(next(loader), device)
         waited += time.time() - t0
@@ -285,6 +311,10 @@ def main():
         if rows is not None:
             each, y, s, logits = answer_loss(rows, p16["lm_head.weight"], batch["labels"], batch["soft"], smear[sigma])
             weight = 1.0 + 1.0 * s
+            if "turns" in batch:
+                turn = torch.zeros_like(batch["soft"])
+                turn[batch["turns"][:, 0], batch["turns"][:, 1]] = True
+                weight = weight + args.turn * turn[batch["labels"] >= 0]
             total = loss = (each * weight).sum() / weight.sum()
         if pointer is not None:
             total = total + args.pointer * sum(pointer.loss) / 2
@@ -308,8 +338,7 @@ def main():
                 logp = F.log_softmax(F.linear(F.linear(f.flatten(0, 1)[some], p16[name]), numbers).float(), 1)
                 n = (batch["at"].flatten(0, 1)[some, axis] * 1000).long().clamp(10, 999) - 10
                 word_loss = word_loss - (logp.gather(1, (n[:, None] + d).clamp(0, 989)) * w).sum(1).mean()
-            total = total + 0.1 * word_loss
-            total = total + args.aux * (1.0 if share < 0.5 else 0.4) * (0.5 * cls_loss + 2.0 * at_loss)
+            total = total + args.aux * (0.1 * word_loss + (1.0 if share < 0.5 else 0.4) * (0.5 * cls_loss + 2.0 * at_loss))
         total.backward()
         torch.nn.utils.clip_grad_norm_([p for p in params.values() if p.grad is not None], 1.0)
         if rows is not None:
@@ -327,14 +356,15 @@ def main():
             plain, close = quick_metrics(y, s, logits) if rows is not None else (float("nan"),) * 2
             stats.append((batch["kind"], loss.item() if rows is not None else float("nan"), plain, close, cls_loss.item() if cls_loss is not None else float("nan"), at_loss.item() if at_loss is not None else float("nan"),
                           pointer.mass[0].item() if pointer else float("nan"), pointer.mass[1].item() if pointer else float("nan"), float(word_loss.detach()) / 2 if seen is not None else float("nan"),
-                          pointer.copy_mass.item() if pointer and pointer.copy_mass is not None else float("nan")))
+                          pointer.copy_mass.item() if pointer and pointer.copy_mass is not None else float("nan"),
+                          pointer.turn_mass.item() if pointer and pointer.turn_mass is not None else float("nan")))
         if step % args.log_every == 0:
             line = f"step {step} {elapsed0 + elapsed:.0f}s lr {lr:.1e} {(step - step0) / (time.time() - begin):.1f} steps/s waited {waited:.0f}s"
             for kind in ("one", "steps", "text", "wall", "general"):
                 part = [x[1:] for x in stats if x[0] == kind]
                 if part:
                     m = [np.mean([v for v in col if v == v] or [0]) for col in zip(*part)]
-                    line += f" | {kind} loss {m[0]:.3f} tok {m[1]:.3f}" + (f" near {m[2]:.3f} cls {m[3]:.3f} at {m[4]:.3f} look {m[5]:.3f} {m[6]:.3f} word {m[7]:.2f} copy {m[8]:.3f}" if kind not in ("text", "general") else "")
+                    line += f" | {kind} loss {m[0]:.3f} tok {m[1]:.3f}" + (f" near {m[2]:.3f} cls {m[3]:.3f} at {m[4]:.3f} look {m[5]:.3f} {m[6]:.3f} word {m[7]:.2f} copy {m[8]:.3f} turn {m[9]:.3f}" if kind not in ("text", "general") else "")
             print(line, flush=True)
             stats = []
     progress.update(step=step, elapsed=elapsed0 + time.time() - begin, runs=progress["runs"] + 1)
