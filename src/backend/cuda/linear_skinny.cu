@@ -9,7 +9,7 @@
  *   y        [rows, out] the same type, or f32; SwiGLU: [rows, out / 2] the same type
  *
  * Needs     in % 8 == 0, x_stride % 8 == 0, x and weight 16-byte aligned. Any out; any rows,
- *           in slices of 16 that read the weights anew.
+ *           in slices of 8 that read the weights anew.
  * Bound     memory: out * in * 2 bytes.
  * Grid      one block an SM, which takes ceil(out / SMs) neighbouring rows of W, so that all
  *           read as much. A block goes through tiles of at most 16 rows, of equal height; its
