@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * direct.c - `autoglm bench latency | throughput | startup`: the engine in this process,
- * without HTTP. JSON keys are those of `vllm bench latency | throughput | startup`. */
+ * without HTTP. JSON keys are those of `vllm bench latency | throughput | startup`, and the
+ * floors of roofline.h with the rates of this machine, measured just before. */
 #include "bench/bench.h"
 
 #include <stdio.h>
@@ -12,6 +13,7 @@
 #include "base/buffer.h"
 #include "base/clock.h"
 #include "bench/batch.h"
+#include "bench/roofline.h"
 #include "bench/statistics.h"
 
 static void note(const agl_bench_direct_options *o, const char *what, size_t done, size_t total)
@@ -33,6 +35,60 @@ static agl_status run_batch(agl_engine *engine, const agl_bench_direct_options *
                                .seed = seed,
                                .interrupted = o->interrupted};
     return agl_batch_run(sum, engine, &batch, err);
+}
+
+/* ---- floors ------------------------------------------------------------- */
+
+/* What the machine allows at best; not known: no line of the report mentions it. */
+typedef struct {
+    bool known;
+    double read_rate, multiply_rate;    /* bytes and FLOP a second                        */
+    double ttft_s, itl_s;               /* means over the batch, as they are measured     */
+} floors;
+
+static floors measure_floors(const agl_bench_direct_options *o)
+{
+    agl_hardware hardware;
+    agl_plan plan;
+    if (!o->quiet && isatty(STDERR_FILENO)) fprintf(stderr, "  memory and units of this machine\n");
+    if (agl_hardware_here(&hardware, &o->engine, NULL) != AGL_OK) return (floors){0};
+    agl_plan_options machine = {.gpu = hardware.gpu, .memory_bytes = hardware.memory_bytes,
+                                .count = hardware.count};
+    if (agl_plan_make(&plan, &o->engine, &machine, NULL) != AGL_OK) return (floors){0};
+    const agl_format *format = agl_format_find(plan.dtype);
+    if (format == NULL) return (floors){0};
+    agl_efficiency one = agl_efficiency_one();
+    agl_roofline roofline = agl_roofline_of(&plan, &hardware, format, &one);
+    double together = o->batch < plan.max_num_seqs ? o->batch : plan.max_num_seqs;
+    double context = o->input_tokens + o->output_tokens / 2.0;
+    /* The first of a batch waits for one prompt, the last for all. */
+    return (floors){.known = true, .read_rate = hardware.bandwidth, .multiply_rate = hardware.flops,
+                    .ttft_s = agl_roofline_prefill_s(&roofline, o->input_tokens, 0) * (o->batch + 1) / 2,
+                    .itl_s = agl_roofline_step_s(&roofline, together, context)};
+}
+
+static void append_floors(agl_buffer *json, const floors *f, const agl_summary *ttft,
+                          const agl_summary *gap)
+{
+    if (!f->known) return;
+    agl_buffer_append_format(json, ",\"rates\":{\"read_bytes_per_s\":%.0f,\"flops\":%.0f},"
+                                   "\"floor\":{\"ttft_ms\":%.6f,\"itl_ms\":%.6f},\"achieved\":{",
+                             f->read_rate, f->multiply_rate, f->ttft_s * 1e3, f->itl_s * 1e3);
+    if (ttft->count > 0) agl_buffer_append_format(json, "\"ttft\":%.4f", f->ttft_s / ttft->mean);
+    if (gap->count > 0) agl_buffer_append_format(json, ",\"itl\":%.4f", f->itl_s / gap->mean);
+    agl_buffer_append_char(json, '}');
+}
+
+static void print_floors(const floors *f, const agl_summary *ttft, const agl_summary *gap)
+{
+    if (!f->known) return;
+    printf("floor at %.1f GB/s and %.1f GFLOP/s, measured here: first token %.2f ms (%.0f %% reached)",
+           f->read_rate * 1e-9, f->multiply_rate * 1e-9, f->ttft_s * 1e3,
+           100 * f->ttft_s / ttft->mean);
+    if (gap->count > 0) {
+        printf(", token %.2f ms (%.0f %%)", f->itl_s * 1e3, 100 * f->itl_s / gap->mean);
+    }
+    printf("\n");
 }
 
 /* ---- reports ------------------------------------------------------------ */
@@ -76,7 +132,7 @@ static void print_head(agl_engine *engine, const agl_bench_direct_options *o)
 }
 
 static agl_status report_latency(agl_engine *engine, const agl_bench_direct_options *o,
-                                 agl_batch_times *sum, agl_error *err)
+                                 agl_batch_times *sum, const floors *floor, agl_error *err)
 {
     static const double PERCENTS[] = {10, 25, 50, 75, 90, 99};
     agl_buffer json;
@@ -100,6 +156,7 @@ static agl_status report_latency(agl_engine *engine, const agl_bench_direct_opti
                              o->batch, o->input_tokens, o->output_tokens, tokens_per_s);
     append_summary(&json, "ttft_ms", &ttft);
     append_summary(&json, "itl_ms", &gap);
+    append_floors(&json, floor, &ttft, &gap);
     agl_buffer_append_char(&json, '}');
     if (!o->json) {
         print_head(engine, o);
@@ -107,6 +164,7 @@ static agl_status report_latency(agl_engine *engine, const agl_bench_direct_opti
         print_row("time to first token", &ttft);
         print_row("inter-token latency", &gap);
         printf("%-28s %10.2f\n", "output tokens/s", tokens_per_s);
+        print_floors(floor, &ttft, &gap);
     }
     agl_status status = deliver(o, &json, err);
     agl_buffer_deinit(&json);
@@ -114,7 +172,7 @@ static agl_status report_latency(agl_engine *engine, const agl_bench_direct_opti
 }
 
 static agl_status report_throughput(agl_engine *engine, const agl_bench_direct_options *o,
-                                    agl_batch_times *sum, agl_error *err)
+                                    agl_batch_times *sum, const floors *floor, agl_error *err)
 {
     double requests = (double)o->batch * (double)sum->latency_s.count;
     double total = (double)(sum->prompt_tokens + sum->output_tokens);
@@ -131,6 +189,7 @@ static agl_status report_throughput(agl_engine *engine, const agl_bench_direct_o
         (double)sum->output_tokens / sum->elapsed_s);
     append_summary(&json, "ttft_ms", &ttft);
     append_summary(&json, "itl_ms", &gap);
+    append_floors(&json, floor, &ttft, &gap);
     agl_buffer_append_char(&json, '}');
     if (!o->json) {
         print_head(engine, o);
@@ -139,6 +198,7 @@ static agl_status report_throughput(agl_engine *engine, const agl_bench_direct_o
         printf("throughput: %.2f requests/s, %.2f total tokens/s, %.2f output tokens/s\n",
                requests / sum->elapsed_s, total / sum->elapsed_s,
                (double)sum->output_tokens / sum->elapsed_s);
+        print_floors(floor, &ttft, &gap);
     }
     agl_status status = deliver(o, &json, err);
     agl_buffer_deinit(&json);
@@ -148,13 +208,14 @@ static agl_status report_throughput(agl_engine *engine, const agl_bench_direct_o
 /* Warm-ups, then iterations of one batch on a fresh engine. */
 static agl_status measure(const agl_bench_direct_options *o,
                           agl_status (*report)(agl_engine *, const agl_bench_direct_options *,
-                                               agl_batch_times *, agl_error *),
+                                               agl_batch_times *, const floors *, agl_error *),
                           agl_error *err)
 {
     if (o->batch == 0 || o->iterations == 0 || o->input_tokens == 0) {
         return agl_fail(err, AGL_ERR_ARGUMENT,
                         "batch size, iterations and input length: at least 1 expected");
     }
+    floors floor = measure_floors(o);
     agl_engine *engine;
     AGL_TRY(agl_engine_create(&engine, &o->engine, err));
     agl_batch_times warm = {0}, sum = {0};
@@ -169,7 +230,7 @@ static agl_status measure(const agl_bench_direct_options *o,
     }
     /* Interrupted runs keep what was measured. */
     if (status == AGL_ERR_CANCELLED && sum.latency_s.count > 0) status = AGL_OK;
-    if (status == AGL_OK) status = report(engine, o, &sum, err);
+    if (status == AGL_OK) status = report(engine, o, &sum, &floor, err);
     agl_batch_times_deinit(&warm);
     agl_batch_times_deinit(&sum);
     agl_engine_destroy(engine);

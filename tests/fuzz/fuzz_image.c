@@ -18,6 +18,13 @@ static void require(int condition)
     if (!condition) abort();
 }
 
+/* Every byte, so that the sanitizers see the whole of it. */
+static void read_pixels(const agl_image *image)
+{
+    agl_digest digest = agl_sha256(image->pixels, (size_t)(3 * image->height * image->width));
+    require(agl_digest_equal(&digest, &digest));
+}
+
 static void decode_any(const uint8_t *data, size_t bytes)
 {
     static const agl_image_limits LIMITS = {.pixels_max = 1 << 18, .side_max = 4096};
@@ -35,11 +42,10 @@ static void decode_any(const uint8_t *data, size_t bytes)
         return;
     }
     require(sized == AGL_OK && image.height == height && image.width == width);
-    agl_digest digest = agl_image_digest(&image);
-    require(agl_digest_equal(&digest, &digest));
+    read_pixels(&image);
     if (agl_image_target_size(&height, &width, image.height, image.width, &RULE, &err) == AGL_OK &&
         agl_image_resize(&scaled, &image, height, width, &err) == AGL_OK) {
-        digest = agl_image_digest(&scaled); /* reads every byte */
+        read_pixels(&scaled);
         agl_image_deinit(&scaled);
     }
     agl_image_deinit(&image);
