@@ -426,6 +426,23 @@ typedef struct {
 agl_status agl_device_limits_measure(agl_device_limits *out, const agl_engine_options *options,
                                      agl_error *err);
 
+/* One operation of the forward pass on its own. */
+typedef struct {
+    const char *name;            /* "gate, up and SwiGLU"                                       */
+    char shape[48];              /* "27392 x 4096"                                              */
+    int64_t rows;
+    double seconds;
+    double bytes, flops;         /* at least read and written; multiplied                       */
+} agl_kernel_time;
+
+typedef bool (*agl_kernel_fn)(void *user, const agl_kernel_time *time); /* false: enough */
+
+/* Time the operations of options->model (its config.json is enough) on random values, on the
+ * device that `options` choose, the best of `rounds`: `tell` hears of each at once, in this
+ * thread. A few GiB of memory for the 9B shape. ERR_CANCELLED: `tell` had enough. */
+agl_status agl_kernels_measure(const agl_engine_options *options, uint32_t rounds, agl_kernel_fn tell,
+                               void *user, agl_error *err);
+
 /* Where every byte would go, by the arithmetic that agl_engine_create uses, without weights:
  * config.json (and preprocessor_config.json) are enough. ERR_MEMORY: it does not fit, the
  * message says what helps, and *out is filled but for the KV cache. Any thread. */

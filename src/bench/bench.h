@@ -82,4 +82,7 @@ agl_status agl_bench_platform(const agl_bench_platform_options *options, agl_err
 /* From nothing to the first token, by phase, `iterations` times. */
 agl_status agl_bench_startup(const agl_bench_direct_options *options, agl_error *err);
 
+/* Single operations at the model's shapes, each beside what the machine allows. */
+agl_status agl_bench_kernels(const agl_bench_direct_options *options, agl_error *err);
+
 #endif

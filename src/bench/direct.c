@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * direct.c - `autoglm bench latency | throughput | startup`: the engine in this process,
+ * direct.c - `autoglm bench latency | throughput | startup | kernels`: the engine in this process,
  * without HTTP. JSON keys are those of `vllm bench latency | throughput | startup`, and the
  * floors of roofline.h with the rates of this machine, measured just before. */
 #include "bench/bench.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -317,5 +318,64 @@ agl_status agl_bench_startup(const agl_bench_direct_options *options, agl_error 
     agl_buffer_append_text(&json, "]}");
     if (status == AGL_OK) status = deliver(options, &json, err);
     agl_buffer_deinit(&json);
+    return status;
+}
+
+/* ---- kernels ------------------------------------------------------------ */
+
+typedef struct {
+    const agl_bench_direct_options *options;
+    agl_hardware hardware;
+    agl_buffer json;
+    size_t told;
+} kernel_table;
+
+static bool tell(void *user, const agl_kernel_time *k)
+{
+    kernel_table *s = user;
+    double by_memory = k->bytes / s->hardware.bandwidth, by_units = k->flops / s->hardware.flops;
+    double floor_s = fmax(by_memory, by_units);
+    const char *bound = by_memory >= by_units ? "memory" : "units";
+    if (!s->options->json) {
+        printf("%-22s %-22s %6lld %12.2f %10.1f %10.1f   %-6s %4.0f %%\n", k->name, k->shape,
+               (long long)k->rows, k->seconds * 1e6, k->bytes / k->seconds * 1e-9,
+               k->flops / k->seconds * 1e-9, bound, 100 * floor_s / k->seconds);
+        fflush(stdout);
+    }
+    agl_buffer_append_format(&s->json, "%s\n {\"name\":\"%s\",\"shape\":\"%s\",\"rows\":%lld,"
+                             "\"seconds\":%.9f,\"bytes\":%.0f,\"flops\":%.0f,\"bound\":\"%s\","
+                             "\"floor_s\":%.9f,\"achieved\":%.4f}",
+                             s->told++ > 0 ? "," : "", k->name, k->shape, (long long)k->rows,
+                             k->seconds, k->bytes, k->flops, bound, floor_s, floor_s / k->seconds);
+    return !*s->options->interrupted;
+}
+
+static agl_status run_kernels(kernel_table *s, agl_error *err)
+{
+    const agl_bench_direct_options *o = s->options;
+    if (!o->quiet && isatty(STDERR_FILENO)) fprintf(stderr, "  memory and units of this machine\n");
+    AGL_TRY(agl_hardware_here(&s->hardware, &o->engine, err));
+    agl_buffer_append_format(&s->json, "{\"device\":\"%s\",\"rates\":{\"read_bytes_per_s\":%.0f,"
+                             "\"flops\":%.0f},\"kernels\":[", s->hardware.name,
+                             s->hardware.bandwidth, s->hardware.flops);
+    if (!o->json) {
+        printf("%s: read %.1f GB/s, products %.1f GFLOP/s\n", s->hardware.name,
+               s->hardware.bandwidth * 1e-9, s->hardware.flops * 1e-9);
+        printf("%-22s %-22s %6s %12s %10s %10s   %-6s %6s\n", "operation", "shape", "rows", "us",
+               "GB/s", "GFLOP/s", "bound", "floor");
+    }
+    agl_status status = agl_kernels_measure(&o->engine, o->iterations, tell, s, err);
+    /* Interrupted runs keep what was measured. */
+    if (status == AGL_ERR_CANCELLED && s->told > 0) status = AGL_OK;
+    agl_buffer_append_text(&s->json, "]}");
+    return status == AGL_OK ? deliver(o, &s->json, err) : status;
+}
+
+agl_status agl_bench_kernels(const agl_bench_direct_options *options, agl_error *err)
+{
+    kernel_table s = {.options = options};
+    agl_buffer_init(&s.json, 0);
+    agl_status status = run_kernels(&s, err);
+    agl_buffer_deinit(&s.json);
     return status;
 }

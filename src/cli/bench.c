@@ -231,6 +231,9 @@ static const struct {
         "an engine in this process: many requests at once", NULL }, agl_bench_throughput, 100, 1 },
     { { "bench startup", AGL_CLI_MEASURE, "[flags]",
         "from nothing to the first token, by phase", NULL }, agl_bench_startup, 1, 3 },
+    { { "bench kernels", AGL_CLI_MEASURE, "[flags]",
+        "single operations at the model's shapes, beside the machine's limits", NULL },
+      agl_bench_kernels, 1, 5 },
 };
 
 static const agl_command PLATFORM = {
@@ -358,8 +361,8 @@ int agl_command_bench(agl_console *console, int argc, char **argv)
         status = run_serve(&exit_status, argc - 1, argv + 1, &err);
     } else {
         status = agl_fail(&err, AGL_ERR_ARGUMENT,
-                          "unknown kind \"%s\"; serve, latency, throughput, startup, platform or "
-                          "report expected", name);
+                          "unknown kind \"%s\"; serve, latency, throughput, startup, kernels, platform "
+                          "or report expected", name);
     }
     if (code >= 0) return code;
     if (status == AGL_OK) return exit_status;
