@@ -177,7 +177,10 @@ static agl_status run_kernel(session *s, agl_kernel_time *k, launch_fn launch, c
     int count = (int)(ROUND_S / (seconds + 1e-7)) + 1;
     if (count < s->copies && seconds < ROUND_S) count = s->copies;
     if (count > 400) count = 400;
-    AGL_TRY(time_launches(&k->seconds, s, launch, args, count, err));
+    agl_status status = time_launches(&k->seconds, s, launch, args, count, err);
+    if (status != AGL_OK) {
+        return agl_fail(err, status, "%s cannot be timed: %s", k->name, agl_status_text(status));
+    }
     return s->tell(s->user, k) ? AGL_OK : AGL_ERR_CANCELLED;
 }
 
