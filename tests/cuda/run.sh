@@ -124,6 +124,7 @@ PY
 }
 
 run_kernels() {
+    measure kernels --device "$DEVICE" --model "$MODEL" --save-result "$OUT/kernels.json"
     for family in linear attention rows; do "$BUILD/tests/cuda/check_cuda_$family" --bench; done
 }
 
