@@ -47,12 +47,17 @@ typedef struct {
     double ttft_s, itl_s;               /* means over the batch, as they are measured     */
 } floors;
 
+static agl_status measure_machine(agl_hardware *out, const agl_bench_direct_options *o, agl_error *err)
+{
+    if (!o->quiet && isatty(STDERR_FILENO)) fprintf(stderr, "  memory and units of this machine\n");
+    return agl_hardware_here(out, &o->engine, err);
+}
+
 static floors measure_floors(const agl_bench_direct_options *o)
 {
     agl_hardware hardware;
     agl_plan plan;
-    if (!o->quiet && isatty(STDERR_FILENO)) fprintf(stderr, "  memory and units of this machine\n");
-    if (agl_hardware_here(&hardware, &o->engine, NULL) != AGL_OK) return (floors){0};
+    if (measure_machine(&hardware, o, NULL) != AGL_OK) return (floors){0};
     agl_plan_options machine = {.gpu = hardware.gpu, .memory_bytes = hardware.memory_bytes,
                                 .count = hardware.count};
     if (agl_plan_make(&plan, &o->engine, &machine, NULL) != AGL_OK) return (floors){0};
@@ -62,9 +67,8 @@ static floors measure_floors(const agl_bench_direct_options *o)
     agl_roofline roofline = agl_roofline_of(&plan, &hardware, format, &one);
     double together = o->batch < plan.max_num_seqs ? o->batch : plan.max_num_seqs;
     double context = o->input_tokens + o->output_tokens / 2.0;
-    /* The first of a batch waits for one prompt, the last for all. */
     return (floors){.known = true, .read_rate = hardware.bandwidth, .multiply_rate = hardware.flops,
-                    .ttft_s = agl_roofline_prefill_s(&roofline, o->input_tokens, 0) * (o->batch + 1) / 2,
+                    .ttft_s = agl_roofline_first_token_s(&roofline, o->batch, o->input_tokens),
                     .itl_s = agl_roofline_step_s(&roofline, together, context)};
 }
 
@@ -353,8 +357,7 @@ static bool tell(void *user, const agl_kernel_time *k)
 static agl_status run_kernels(kernel_table *s, agl_error *err)
 {
     const agl_bench_direct_options *o = s->options;
-    if (!o->quiet && isatty(STDERR_FILENO)) fprintf(stderr, "  memory and units of this machine\n");
-    AGL_TRY(agl_hardware_here(&s->hardware, &o->engine, err));
+    AGL_TRY(measure_machine(&s->hardware, o, err));
     agl_buffer_append_format(&s->json, "{\"device\":\"%s\",\"rates\":{\"read_bytes_per_s\":%.0f,"
                              "\"flops\":%.0f},\"kernels\":[", s->hardware.name,
                              s->hardware.bandwidth, s->hardware.flops);

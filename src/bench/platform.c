@@ -89,7 +89,7 @@ static void note_point(session *s, agl_result_run *run, const agl_roofline *floo
         .itl = time_of(&times->gap_s),
         .output_throughput = times->elapsed_s > 0 ? (double)times->output_tokens / times->elapsed_s
                                                   : NAN,
-        .floor_ttft_ms = 1e3 * agl_roofline_prefill_s(floor, o->input_tokens, 0) * (batch + 1) / 2,
+        .floor_ttft_ms = 1e3 * agl_roofline_first_token_s(floor, batch, o->input_tokens),
         .floor_itl_ms = 1e3 * agl_roofline_step_s(floor, batch, context),
     };
     run->max_throughput = fmax(run->max_throughput, point->output_throughput); /* NaN gives way */

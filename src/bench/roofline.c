@@ -98,6 +98,11 @@ double agl_roofline_prefill_s(const agl_roofline *r, double tokens, double cache
 }
 
 /* One picture stays on one device. */
+double agl_roofline_first_token_s(const agl_roofline *r, double batch, double tokens)
+{
+    return agl_roofline_prefill_s(r, tokens, 0) * (batch + 1) / 2;
+}
+
 double agl_roofline_vision_s(const agl_roofline *r, double patches, double tokens)
 {
     const agl_plan *p = &r->plan;

@@ -49,6 +49,8 @@ agl_roofline agl_roofline_of(const agl_plan *plan, const agl_hardware *hardware,
 
 double agl_roofline_step_s(const agl_roofline *r, double batch, double context);
 double agl_roofline_prefill_s(const agl_roofline *r, double tokens, double cached);
+/* First token, the mean of a batch: its first waits for one prompt, its last for all. */
+double agl_roofline_first_token_s(const agl_roofline *r, double batch, double tokens);
 double agl_roofline_vision_s(const agl_roofline *r, double patches, double tokens);
 
 /* Output tokens a second, `batch` requests always under way, each `input` in and `output` out. */

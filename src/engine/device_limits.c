@@ -4,9 +4,7 @@
  *
  *     read        a copy (its bytes count twice), and one row times a large weight, which reads
  *                 the weight once; the better of the two
- *     multiply    many rows times the same weight
- *
- * The values are random: zeros flip no bits, and a GPU that saves that power runs faster. */
+ *     multiply    many rows times the same weight */
 #include "engine/device_limits.h"
 
 #include <stdio.h>
@@ -78,8 +76,9 @@ static agl_status best_seconds(double *out, bench *b, agl_status (*call)(bench *
     return AGL_OK;
 }
 
-static void fill_random(unsigned char *out, size_t bytes, agl_dtype dtype)
+void agl_device_random_values(void *values, size_t bytes, agl_dtype dtype)
 {
+    unsigned char *out = values;
     uint64_t state = 1;
     size_t pattern = bytes < PATTERN_BYTES ? bytes : PATTERN_BYTES, size = agl_dtype_bytes(dtype);
     for (size_t at = 0; at + size <= pattern; at += size) {
@@ -95,7 +94,7 @@ static void fill_random(unsigned char *out, size_t bytes, agl_dtype dtype)
 static agl_status fill(bench *b, void *device, size_t bytes, agl_dtype dtype)
 {
     size_t piece = bytes < b->weight_bytes ? bytes : b->weight_bytes;
-    fill_random(b->host, piece, dtype);
+    agl_device_random_values(b->host, piece, dtype);
     for (size_t at = 0; at < bytes; at += piece) {
         size_t rest = bytes - at < piece ? bytes - at : piece;
         AGL_TRY(b->backend->ops->upload(b->stream, (unsigned char *)device + at, b->host, rest));
@@ -134,7 +133,7 @@ static agl_status prepare(bench *b, size_t weight_bytes, agl_error *err)
     agl_status status = fill(b, b->x, x_bytes, backend->activation);
     if (status == AGL_OK) status = fill(b, b->from, b->copy_bytes, dtype);
     if (status != AGL_OK) return agl_fail(err, status, "the device's memory cannot be filled");
-    fill_random(b->host, b->weight_bytes, dtype);
+    agl_device_random_values(b->host, b->weight_bytes, dtype);
     agl_weight_desc desc = {.parts = {{.data = b->host, .rows = b->out}}, .part_count = 1,
                             .in = COLUMNS, .dtype = dtype};
     return ops->weight_create(backend, &b->weight, &desc, err);

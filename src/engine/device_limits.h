@@ -7,6 +7,10 @@
 #include "agl/agl.h"
 #include "backend/backend.h"
 
+/* Random values in [-1, 1), 1 MiB of them again and again. Zeros would flip no bits, and a GPU that
+ * saves that power runs faster. */
+void agl_device_random_values(void *out, size_t bytes, agl_dtype dtype);
+
 /* With a weight of about `weight_bytes`, far beyond the device's caches or the rates are theirs.
  * Takes four times that memory, less on a CPU, and gives it back. No workspace may have been
  * reserved on `backend` before. */

@@ -12,8 +12,8 @@
 
 #include "agl/agl.h"
 #include "base/clock.h"
-#include "base/random.h"
 #include "engine/device.h"
+#include "engine/device_limits.h"
 #include "model/checkpoint.h"
 #include "model/config.h"
 
@@ -39,7 +39,7 @@ typedef struct {
     agl_dtype weight_dtype;
     size_t value_bytes;             /* of an activation                                   */
     bool is_cpu;
-    unsigned char *pattern;         /* [PATTERN_BYTES] of weight_dtype or activations     */
+    unsigned char *pattern;         /* [PATTERN_BYTES] on their way to the device         */
     /* What the kernel at hand holds. */
     agl_weight *weights[COPIES_MAX];
     unsigned char *host;
@@ -52,25 +52,6 @@ typedef agl_status (*launch_fn)(session *s, const void *args, int copy);
 
 /* ---- memory ---------------------------------------------------------------- */
 
-/* [-1, 1) of small steps; zeros would cost a GPU less power. */
-static void make_pattern(unsigned char *out, agl_dtype dtype)
-{
-    uint64_t state = 1;
-    size_t size = agl_dtype_bytes(dtype);
-    for (size_t at = 0; at < PATTERN_BYTES; at += size) {
-        float value = (float)(agl_random_next(&state) >> 40) * 0x1p-23f - 1.0f;
-        uint16_t half = dtype == AGL_F16 ? agl_f32_to_f16(value) : agl_f32_to_bf16(value);
-        memcpy(out + at, dtype == AGL_F32 ? (void *)&value : (void *)&half, size);
-    }
-}
-
-static void repeat_pattern(unsigned char *out, size_t bytes, const unsigned char *pattern)
-{
-    for (size_t at = 0; at < bytes; at += PATTERN_BYTES) {
-        memcpy(out + at, pattern, bytes - at < PATTERN_BYTES ? bytes - at : PATTERN_BYTES);
-    }
-}
-
 /* Device memory until the kernel's end; `values` of that type in it, or zeros (AGL_DTYPE_COUNT). */
 static agl_status take(session *s, void **out, size_t bytes, agl_dtype values, agl_error *err)
 {
@@ -79,7 +60,7 @@ static agl_status take(session *s, void **out, size_t bytes, agl_dtype values, a
     AGL_TRY(ops->alloc(s->backend, out, bytes, AGL_MEMORY_ACTIVATIONS, err));
     s->blocks[s->block_count++] = *out;
     if (values == AGL_DTYPE_COUNT) return AGL_OK;
-    make_pattern(s->pattern, values);
+    agl_device_random_values(s->pattern, PATTERN_BYTES, values);
     for (size_t at = 0; at < bytes; at += PATTERN_BYTES) {
         size_t piece = bytes - at < PATTERN_BYTES ? bytes - at : PATTERN_BYTES;
         agl_status status = ops->upload(s->stream, (unsigned char *)*out + at, s->pattern, piece);
@@ -115,8 +96,7 @@ static agl_status make_weights(session *s, int64_t out, int64_t in, agl_error *e
     size_t host_bytes = s->is_cpu ? bytes * (size_t)s->copies : bytes;
     s->host = malloc(host_bytes);
     if (s->host == NULL) return agl_fail(err, AGL_ERR_MEMORY, "no memory for %zu bytes", host_bytes);
-    make_pattern(s->pattern, s->weight_dtype);
-    repeat_pattern(s->host, host_bytes, s->pattern);
+    agl_device_random_values(s->host, host_bytes, s->weight_dtype);
     for (int i = 0; i < s->copies; i++) {
         agl_weight_desc desc = {
             .parts = {{.data = s->host + (s->is_cpu ? bytes * (size_t)i : 0), .rows = out}},

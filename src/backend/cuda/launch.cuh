@@ -45,7 +45,8 @@ static agl_status cuda_launch(agl_stream *stream, void (*kernel)(Params...), dim
 }
 
 /* The same, but its blocks may start while the kernel before still runs: such a kernel calls
- * ptx_wait_for_previous() before it touches anything but weights. */
+ * ptx_wait_for_previous() before it touches anything but weights, and, as backend.h allows it to
+ * attention, what no operation of the step writes. */
 template <typename... Params, typename... Args>
 static agl_status cuda_launch_early(agl_stream *stream, void (*kernel)(Params...), dim3 grid,
                                     dim3 block, size_t shared_bytes, Args... args)

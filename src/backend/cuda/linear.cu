@@ -67,6 +67,11 @@ extern "C" agl_status agl_cuda_linear(agl_stream *stream, const agl_linear_args 
 
 /* Fused where a product is bound by reading W: with few rows the launch and the trip through
  * memory count; with many the product's own kernels are better and the rest is bandwidth. */
+static bool may_fuse(const agl_stream *stream, const agl_linear_args *args)
+{
+    return args->rows <= FUSED_ROWS && layout_of(args, stream->backend->activation) >= INPUTS_ALIGNED;
+}
+
 extern "C" agl_status agl_cuda_linear_swiglu(agl_stream *stream, const agl_linear_swiglu_args *args)
 {
     const agl_weight *weight = args->weight;
@@ -74,8 +79,7 @@ extern "C" agl_status agl_cuda_linear_swiglu(agl_stream *stream, const agl_linea
     linear.x = args->x, linear.y = args->wide, linear.weight = weight;
     linear.rows = args->rows, linear.x_stride = weight->in;
     assert(weight->out % 2 == 0);
-    if (args->rows <= FUSED_ROWS &&
-        layout_of(&linear, stream->backend->activation) >= INPUTS_ALIGNED) {
+    if (may_fuse(stream, &linear)) {
         agl_status status = agl_cuda_linear_skinny_swiglu(stream, args);
         if (status != AGL_ERR_UNSUPPORTED) return status;
     }
@@ -92,8 +96,7 @@ extern "C" agl_status agl_cuda_linear_rope_store(agl_stream *stream,
     agl_linear_args linear = {};
     linear.x = args->x, linear.y = args->rope.qkv, linear.weight = args->weight;
     linear.rows = args->rope.tokens, linear.x_stride = args->weight->in;
-    if (linear.rows <= FUSED_ROWS &&
-        layout_of(&linear, stream->backend->activation) >= INPUTS_ALIGNED) {
+    if (may_fuse(stream, &linear)) {
         agl_status status = agl_cuda_linear_skinny_rope(stream, args);
         if (status != AGL_ERR_UNSUPPORTED) return status;
     }
