@@ -40,6 +40,23 @@ def quote(lang, text):
     return f"“{text}”" if lang == "zh" else f"\"{text}\""
 
 
+def _longer(lang):
+    """{label: the other labels that it is a part of}, in small letters."""
+    names = [L.label(c, lang).lower() for c in range(len(L.CONCEPTS))]
+    return {n: [m for m in names if n in m and n != m] for n in names}
+
+
+LONGER = dict(zh=_longer("zh"), en=_longer("en"))
+
+
+def name_in(words, lang, name):
+    """The phrase with this label in it; in quotes if the words beside it would make another label of it, as in "select all"."""
+    text = words.format(x=name)
+    if any(other in text.lower() for other in LONGER[lang][name.lower()]):
+        text = words.format(x=quote(lang, name))
+    return text
+
+
 def do(think, action):
     return f"{OPEN}{think}{CLOSE}{action}"
 
@@ -136,10 +153,10 @@ def ask_element(rng, screen, element, split, lang=None):
     look = (element.ink,)
     if element.kind == "switch":
         look += tuple(e.ink for e in screen.elements if e.concept == element.concept and e.kind == "row")
-        return Question("switch", lang, phrase(rng, P.SWITCH, lang, split).format(x=name), do(think_touch(lang, element), touch("Tap", screen, element.box)), "</answer>", "Tap", box, look=look)
+        return Question("switch", lang, name_in(phrase(rng, P.SWITCH, lang, split), lang, name), do(think_touch(lang, element), touch("Tap", screen, element.box)), "</answer>", "Tap", box, look=look)
     r = rng.random()
     kind, table, verb, action = ("tap", P.TAP, "tap", "Tap") if r < 0.9 else ("long", P.LONG, "long", "Long Press") if r < 0.95 else ("double", P.DOUBLE, "double", "Double Tap")
-    return Question(kind, lang, phrase(rng, table, lang, split).format(x=name), do(think_touch(lang, element, verb), touch(action, screen, element.box)), "</answer>", action, box, look=look)
+    return Question(kind, lang, name_in(phrase(rng, table, lang, split), lang, name), do(think_touch(lang, element, verb), touch(action, screen, element.box)), "</answer>", action, box, look=look)
 
 
 def ask_absent(rng, screen, split):
@@ -147,7 +164,7 @@ def ask_absent(rng, screen, split):
     groups = ["app"] if rng.random() < 0.5 else ["setting", "button", "tab", "item"]
     concept = rng.choice([c for g in groups for c in L.GROUP_IDS[g] if c not in screen.shown])
     name = L.label(concept, lang)
-    text = phrase(rng, P.TAP, lang, split).format(x=name)
+    text = name_in(phrase(rng, P.TAP, lang, split), lang, name)
     if L.CONCEPTS[concept][0] == "app":
         return Question("absent", lang, text, launch_step(lang, name), "</answer>", "Launch")
     return Question("absent", lang, text, do(f"屏幕上没有“{name}”，向上滑动查找。" if lang == "zh" else f"\"{name}\" is not on the screen, so I swipe up to look for it.", swipe("up")), "</answer>", "Swipe")
