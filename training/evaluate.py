@@ -22,6 +22,7 @@ import urllib.request
 import batches
 import dialogues
 import screens
+import significance
 import tasks
 
 POINT = r"\[(\d{1,3}),\s*(\d{1,3})\]"
@@ -140,7 +141,11 @@ def report(cases):
 def table(rows):
     for name, r in rows.items():
         if r["value"] is not None:
-            print(f"{name:42s} {r['value']:8.2f}" if "distance" in name else f"{name:42s} {100 * r['value']:7.2f}%", f"  n={r['n']}")
+            if "distance" in name:
+                print(f"{name:42s} {r['value']:8.2f}   n={r['n']}")
+            else:
+                low, high = significance.interval(r["value"] * r["n"], r["n"])
+                print(f"{name:42s} {100 * r['value']:7.2f}%   n={r['n']:<4d} 95 %: {100 * low:.1f} to {100 * high:.1f}")
 
 
 def ask_server(args, messages):
@@ -152,8 +157,15 @@ def ask_server(args, messages):
 
 def compare(a, b):
     x, y = (json.load(open(p, encoding="utf-8"))["cases"] for p in (a, b))
+    if [c["question"] for c in x] != [c["question"] for c in y]:
+        raise SystemExit("the two files hold different questions")
     same = sum(p["text"] == q["text"] for p, q in zip(x, y))
     print(f"same text in {same} of {len(x)} answers")
+    for name, chosen in (("taps", lambda c: c["box"]), ("actions", lambda c: c["action"]), ("text answers", lambda c: c["kind"] == "text"), ("all", lambda c: True)):
+        pairs = [(p["right"], q["right"]) for p, q in zip(x, y) if chosen(p)]
+        if pairs:
+            lost, won, p_value = significance.paired(*zip(*pairs))
+            print(f"{name + ' right':20s} {sum(p for p, _ in pairs)} and {sum(q for _, q in pairs)} of {len(pairs)}; right to wrong {lost}, wrong to right {won}, exact p {p_value:.2g}")
     for p, q in zip(x, y):
         if p["text"] != q["text"]:
             print(repr(p["question"]), "\n  ", repr(p["text"]), "\n  ", repr(q["text"]))
