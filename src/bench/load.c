@@ -7,6 +7,8 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/buffer.h"
@@ -16,32 +18,62 @@
 #include "bench/statistics.h"
 
 #define EVENTS_PER_WAIT 256
+#define READS_BETWEEN_NOTES 16
 #define LAG_SAMPLES_MAX (1u << 20)
 #define TEXT_BYTES_MAX ((size_t)16 << 20)
 #define SECONDS_MAX 86400
+#define PEEK_BYTES ((size_t)1 << 16)
 
 typedef struct load load;
+typedef struct transfer transfer;
+
+/* Bytes of `pending` below `end`, and not below the mark before, arrived at `at`. */
+typedef struct {
+    size_t end;
+    double at;
+} mark;
+
+/* What is readable on a socket, and the call of libcurl that read it; 0: none yet. */
+typedef struct {
+    double arrived_s;
+    uint64_t call;
+} arrival;
 
 /* One connection's request under way. */
-typedef struct {
+struct transfer {
     load *run;
     CURL *curl;
     struct curl_slist *headers;
     char *body;
-    agl_buffer pending;         /* bytes of an unfinished line, or of a whole JSON answer  */
+    agl_buffer pending;         /* bytes read but not parsed, or a whole JSON answer       */
+    agl_buffer marks;           /* of `pending`: list of mark                              */
     agl_buffer text;
+    transfer *next, *previous;  /* in the list of those to parse                           */
+    bool is_listed;
     bool is_events;             /* text/event-stream                                       */
     double last_gap_s;          /* time of the last token event                            */
     size_t session, turn;
-} transfer;
+    int fd;                     /* its socket; -1: none yet                                */
+};
 
+/* A step of a server makes every connection readable at once. Their arrivals are noted first, and
+ * again after every few reads; parsing waits until nothing is readable:
+ *
+ *     arrivals: edge-triggered --note--> noted[fd]
+ *     epoll: level-triggered --read by libcurl--> pending, marked --when idle--> parsed
+ */
 struct load {
     const agl_load_options *options;
     agl_load_result *results;
     CURLM *multi;
-    int epoll;
+    int epoll;                  /* what libcurl waits for                                  */
+    int arrivals;               /* the same sockets, once for every arrival                */
+    arrival *noted;             /* [noted_capacity] by descriptor                          */
+    size_t noted_capacity;
     double origin_s;            /* clock at the start                                      */
-    double wake_s;              /* when epoll last returned: the bytes read then were there */
+    uint64_t calls;             /* of libcurl                                              */
+    char *peeked;               /* [PEEK_BYTES] */
+    transfer *first, *last;     /* to parse */
     double timer_s;             /* when libcurl wants to be called; < 0: never             */
     double *start_s;            /* [sessions] schedule                                     */
     size_t next_session, done_sessions;
@@ -56,6 +88,93 @@ struct load {
 static double now_s(const load *run)
 {
     return agl_clock_s() - run->origin_s;
+}
+
+/* ---- arrival -------------------------------------------------------------- */
+
+/* Ask the kernel to note when bytes arrive. Where it cannot, the time of the wake-up is taken. */
+static int on_new_socket(void *user, curl_socket_t fd, curlsocktype purpose)
+{
+    (void)user;
+    (void)purpose;
+    int on = 1;
+    setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on);
+    return CURL_SOCKOPT_OK;
+}
+
+/* When the newest of the readable bytes arrived in the kernel, or `woken` if it does not say.
+ * False: nothing is readable. */
+static bool arrival_of(double *out, const load *run, int fd, double woken)
+{
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(struct timespec)) + 64];
+    } control;
+    struct iovec room = {run->peeked, PEEK_BYTES};
+    struct msghdr message = {.msg_iov = &room,
+                             .msg_iovlen = 1,
+                             .msg_control = &control,
+                             .msg_controllen = sizeof control};
+    *out = woken;
+    /* TRUNC: without copying. */
+    if (recvmsg(fd, &message, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT) <= 0) return false;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c != NULL; c = CMSG_NXTHDR(&message, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_TIMESTAMPNS) continue;
+        struct timespec stamp, now;
+        memcpy(&stamp, CMSG_DATA(c), sizeof stamp);
+        clock_gettime(CLOCK_REALTIME, &now);
+        double ago = (double)(now.tv_sec - stamp.tv_sec) +
+                     1e-9 * (double)(now.tv_nsec - stamp.tv_nsec);
+        /* Somebody may have set the clock between the two. */
+        if (ago >= 0 && ago < 1) *out = now_s(run) - ago;
+    }
+    return true;
+}
+
+static void note(load *run, int fd, double woken)
+{
+    double at;
+    if ((size_t)fd >= run->noted_capacity || !arrival_of(&at, run, fd, woken)) return;
+    run->noted[fd] = (arrival){.arrived_s = at};
+    if (run->lag_count < LAG_SAMPLES_MAX) run->lags[run->lag_count++] = now_s(run) - at;
+}
+
+static void note_arrivals(load *run)
+{
+    struct epoll_event events[EVENTS_PER_WAIT];
+    int count;
+    do {
+        count = epoll_wait(run->arrivals, events, EVENTS_PER_WAIT, 0);
+        double woken = now_s(run);
+        for (int i = 0; i < count; i++) note(run, events[i].data.fd, woken);
+    } while (count == EVENTS_PER_WAIT);
+}
+
+static bool noted_reserve(load *run, int fd)
+{
+    if ((size_t)fd < run->noted_capacity) return true;
+    size_t capacity = 2 * ((size_t)fd + 1);
+    arrival *noted = realloc(run->noted, capacity * sizeof *noted);
+    if (noted == NULL) return false;
+    run->noted = noted;
+    run->noted_capacity = capacity;
+    return true;
+}
+
+/* Whether an arrival is noted whose bytes nobody read before this call of libcurl. */
+static bool is_noted(const load *run, int fd)
+{
+    if (fd < 0 || (size_t)fd >= run->noted_capacity) return false;
+    const arrival *noted = &run->noted[fd];
+    return noted->arrived_s >= 0 && (noted->call == 0 || noted->call == run->calls);
+}
+
+/* Arrival of what libcurl reads from a socket in this call. */
+static double read_arrival_s(load *run, int fd)
+{
+    if (!is_noted(run, fd)) return now_s(run);
+    run->noted[fd].call = run->calls;
+    return run->noted[fd].arrived_s;
 }
 
 /* ---- schedule ----------------------------------------------------------- */
@@ -191,15 +310,38 @@ static void take_event(transfer *t, const char *text, size_t bytes, double at)
     json_object_put(object);
 }
 
-/* Lines of an event stream: only "data:" matters to this API. */
-static void take_lines(transfer *t, double at)
+/* Arrival of the byte at `position`; marks below *next are of bytes before it. */
+static double marked_s(const transfer *t, size_t position, size_t *next)
 {
-    size_t start = 0;
+    const mark *marks = (const mark *)t->marks.data;
+    size_t count = t->marks.bytes / sizeof *marks;
+    while (*next + 1 < count && marks[*next].end <= position) ++*next;
+    return marks[*next].at;
+}
+
+/* Drop what is parsed. */
+static void consume(transfer *t, size_t bytes)
+{
+    mark *marks = (mark *)t->marks.data;
+    size_t count = t->marks.bytes / sizeof *marks, gone = 0;
+    agl_buffer_consume(&t->pending, bytes);
+    for (size_t i = 0; i < count; i++) {
+        if (marks[i].end <= bytes) gone++;
+        else marks[i].end -= bytes;
+    }
+    agl_buffer_consume(&t->marks, gone * sizeof *marks);
+}
+
+/* Lines of an event stream: only "data:" matters to this API. */
+static void take_lines(transfer *t)
+{
+    size_t start = 0, next = 0;
     const char *data = t->pending.data;
     for (;;) {
         const char *end = memchr(data + start, '\n', t->pending.bytes - start);
         if (end == NULL) break;
         size_t bytes = (size_t)(end - data) - start;
+        double at = marked_s(t, (size_t)(end - data), &next);
         const char *line = data + start;
         start += bytes + 1;
         if (bytes > 0 && line[bytes - 1] == '\r') bytes--;
@@ -209,17 +351,46 @@ static void take_lines(transfer *t, double at)
         if (bytes == 6 && memcmp(line, "[DONE]", 6) == 0) continue;
         take_event(t, line, bytes, at);
     }
-    agl_buffer_consume(&t->pending, start);
+    consume(t, start);
+}
+
+static void list_add(load *run, transfer *t)
+{
+    if (t->is_listed) return;
+    t->is_listed = true;
+    t->previous = run->last;
+    if (run->last != NULL) run->last->next = t;
+    else run->first = t;
+    run->last = t;
+}
+
+static void list_remove(load *run, transfer *t)
+{
+    if (!t->is_listed) return;
+    if (t->previous != NULL) t->previous->next = t->next;
+    else run->first = t->next;
+    if (t->next != NULL) t->next->previous = t->previous;
+    else run->last = t->previous;
+    t->next = t->previous = NULL;
+    t->is_listed = false;
+}
+
+/* Parse what a transfer has read, if it is a stream; a whole answer is parsed at its end. */
+static void transfer_parse(transfer *t)
+{
+    list_remove(t->run, t);
+    if (t->is_events && t->pending.bytes > 0) take_lines(t);
 }
 
 static size_t on_body(char *data, size_t size, size_t count, void *user)
 {
     transfer *t = user;
-    double at = t->run->wake_s;
-    if (t->run->lag_count < LAG_SAMPLES_MAX) t->run->lags[t->run->lag_count++] = now_s(t->run) - at;
+    load *run = t->run;
     agl_buffer_append(&t->pending, data, size * count);
-    if (t->pending.failed) return 0;
-    if (t->is_events) take_lines(t, at);
+    double at = read_arrival_s(run, t->fd);
+    agl_buffer_append(&t->marks, &(mark){t->pending.bytes, at}, sizeof(mark));
+    if (t->pending.failed || t->marks.failed) return 0;
+    if (t->is_events) list_add(run, t);
     return size * count;
 }
 
@@ -237,6 +408,7 @@ static size_t on_header(char *data, size_t size, size_t count, void *user)
 
 static void transfer_free(transfer *t)
 {
+    list_remove(t->run, t);
     if (t->curl != NULL) {
         curl_multi_remove_handle(t->run->multi, t->curl);
         curl_easy_cleanup(t->curl);
@@ -244,6 +416,7 @@ static void transfer_free(transfer *t)
     curl_slist_free_all(t->headers);
     free(t->body);
     agl_buffer_deinit(&t->pending);
+    agl_buffer_deinit(&t->marks);
     agl_buffer_deinit(&t->text);
     free(t);
 }
@@ -251,7 +424,9 @@ static void transfer_free(transfer *t)
 static void act(load *run, curl_socket_t socket, int mask)
 {
     int running;
-    if (socket == CURL_SOCKET_TIMEOUT) run->wake_s = now_s(run);
+    run->calls++;
+    /* Arrived since the last look: its edge will find nothing to note. */
+    if ((mask & CURL_CSELECT_IN) && !is_noted(run, socket)) note(run, socket, now_s(run));
     curl_multi_socket_action(run->multi, socket, mask, &running);
 }
 
@@ -266,8 +441,10 @@ static bool transfer_start(load *run, size_t session, size_t turn, const char *p
         free(body);
         return false;
     }
-    *t = (transfer){.run = run, .body = body, .session = session, .turn = turn};
+    *t = (transfer){.run = run, .body = body, .session = session, .turn = turn,
+                     .fd = -1};
     agl_buffer_init(&t->pending, TEXT_BYTES_MAX);
+    agl_buffer_init(&t->marks, TEXT_BYTES_MAX);
     agl_buffer_init(&t->text, TEXT_BYTES_MAX);
     t->curl = curl_easy_init();
     if (t->curl == NULL) {
@@ -289,6 +466,7 @@ static bool transfer_start(load *run, size_t session, size_t turn, const char *p
     curl_easy_setopt(t->curl, CURLOPT_WRITEDATA, t);
     curl_easy_setopt(t->curl, CURLOPT_HEADERFUNCTION, on_header);
     curl_easy_setopt(t->curl, CURLOPT_HEADERDATA, t);
+    curl_easy_setopt(t->curl, CURLOPT_SOCKOPTFUNCTION, on_new_socket);
     curl_easy_setopt(t->curl, CURLOPT_PRIVATE, t);
     curl_easy_setopt(t->curl, CURLOPT_TCP_NODELAY, 1L);
     curl_easy_setopt(t->curl, CURLOPT_NOSIGNAL, 1L);
@@ -344,8 +522,12 @@ static void transfer_finish(load *run, transfer *t, CURLcode code)
         }
         note_error(result, object, otherwise);
         json_object_put(object);
-    } else if (!t->is_events && t->pending.data != NULL) {
-        take_event(t, t->pending.data, t->pending.bytes, at);
+    } else if (t->is_events) {
+        transfer_parse(t);
+    } else if (t->pending.data != NULL) {
+        size_t next = 0;
+        take_event(t, t->pending.data, t->pending.bytes,
+                   marked_s(t, t->pending.bytes - 1, &next));
     }
     if (result->error[0] == '\0' && result->events == 0) {
         snprintf(result->error, sizeof result->error, "no event with a choice");
@@ -369,12 +551,20 @@ static void transfer_finish(load *run, transfer *t, CURLcode code)
 
 static int on_socket(CURL *curl, curl_socket_t fd, int what, void *user, void *socket_user)
 {
-    (void)curl;
     load *run = user;
+    transfer *t = NULL;
     if (what == CURL_POLL_REMOVE) {
         epoll_ctl(run->epoll, EPOLL_CTL_DEL, fd, NULL);
+        epoll_ctl(run->arrivals, EPOLL_CTL_DEL, fd, NULL);
         return 0;
     }
+    if (socket_user == NULL && noted_reserve(run, fd)) {
+        struct epoll_event edge = {.events = EPOLLIN | EPOLLET, .data.fd = fd};
+        epoll_ctl(run->arrivals, EPOLL_CTL_ADD, fd, &edge);
+        run->noted[fd] = (arrival){.arrived_s = -1};
+    }
+    curl_easy_getinfo(curl, CURLINFO_PRIVATE, &t);
+    if (t != NULL) t->fd = fd;
     struct epoll_event event = {.data.fd = fd};
     if (what & CURL_POLL_IN) event.events |= EPOLLIN;
     if (what & CURL_POLL_OUT) event.events |= EPOLLOUT;
@@ -419,33 +609,51 @@ static int wait_ms(const load *run)
     return wait <= 0 ? 0 : (int)ceil(wait * 1000);
 }
 
+static void read_ready(load *run, const struct epoll_event *events, int count)
+{
+    for (int i = 0; i < count; i++) {
+        if (i % READS_BETWEEN_NOTES == 0) note_arrivals(run);
+        int mask = (events[i].events & EPOLLIN ? CURL_CSELECT_IN : 0)
+                 | (events[i].events & EPOLLOUT ? CURL_CSELECT_OUT : 0)
+                 | (events[i].events & (EPOLLERR | EPOLLHUP) ? CURL_CSELECT_ERR : 0);
+        act(run, events[i].data.fd, mask);
+    }
+    if (run->timer_s >= 0 && now_s(run) >= run->timer_s) {
+        note_arrivals(run); /* libcurl reads at such times too */
+        run->timer_s = -1;
+        act(run, CURL_SOCKET_TIMEOUT, 0);
+    }
+}
+
+/* One answer that ended. */
+static bool finish_one(load *run)
+{
+    CURLMsg *message;
+    int left;
+    while ((message = curl_multi_info_read(run->multi, &left)) != NULL) {
+        if (message->msg != CURLMSG_DONE) continue;
+        transfer *t;
+        CURLcode code = message->data.result;
+        curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &t);
+        transfer_finish(run, t, code);
+        return true;
+    }
+    return false;
+}
+
 static void loop(load *run)
 {
     struct epoll_event events[EVENTS_PER_WAIT];
+    bool is_busy = false;   /* answers may have ended, or be unparsed */
     while (run->active > 0 ||
            (run->next_session < run->options->sessions && !*run->options->interrupted)) {
         start_due(run);
-        int count = epoll_wait(run->epoll, events, EVENTS_PER_WAIT, wait_ms(run));
-        run->wake_s = now_s(run);
-        for (int i = 0; i < count; i++) {
-            int mask = (events[i].events & EPOLLIN ? CURL_CSELECT_IN : 0)
-                     | (events[i].events & EPOLLOUT ? CURL_CSELECT_OUT : 0)
-                     | (events[i].events & (EPOLLERR | EPOLLHUP) ? CURL_CSELECT_ERR : 0);
-            act(run, events[i].data.fd, mask);
-        }
-        if (run->timer_s >= 0 && now_s(run) >= run->timer_s) {
-            run->timer_s = -1;
-            act(run, CURL_SOCKET_TIMEOUT, 0);
-        }
-        CURLMsg *message;
-        int left;
-        while ((message = curl_multi_info_read(run->multi, &left)) != NULL) {
-            if (message->msg != CURLMSG_DONE) continue;
-            transfer *t;
-            CURLcode code = message->data.result;
-            curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &t);
-            transfer_finish(run, t, code);
-        }
+        int count = epoll_wait(run->epoll, events, EVENTS_PER_WAIT, is_busy ? 0 : wait_ms(run));
+        read_ready(run, events, count);
+        is_busy = true;
+        if (count != 0 || finish_one(run)) continue; /* < 0: a signal */
+        if (run->first != NULL) transfer_parse(run->first);
+        else is_busy = false;
     }
 }
 
@@ -486,17 +694,20 @@ static void summarise(load *run, agl_load_summary *summary, double cpu_s)
 agl_status agl_load_run(agl_load_result *results, agl_load_summary *summary,
                         const agl_load_options *options, agl_error *err)
 {
-    load run = {.options = options, .results = results, .timer_s = -1, .err = err, .epoll = -1};
+    load run = {.options = options, .results = results, .timer_s = -1, .err = err, .epoll = -1,
+                .arrivals = -1};
     agl_status status = AGL_OK;
     *summary = (agl_load_summary){0};
     memset(results, 0, options->sessions * options->turns * sizeof *results);
     run.start_s = calloc(options->sessions, sizeof *run.start_s);
     run.lags = malloc(LAG_SAMPLES_MAX * sizeof *run.lags);
     run.tokens_in_second = calloc(SECONDS_MAX, sizeof *run.tokens_in_second);
+    run.peeked = malloc(PEEK_BYTES);
     run.multi = curl_multi_init();
     run.epoll = epoll_create1(EPOLL_CLOEXEC);
-    if (run.start_s == NULL || run.lags == NULL || run.tokens_in_second == NULL || run.multi == NULL
-        || run.epoll < 0) {
+    run.arrivals = epoll_create1(EPOLL_CLOEXEC);
+    if (run.start_s == NULL || run.lags == NULL || run.tokens_in_second == NULL ||
+        run.peeked == NULL || run.multi == NULL || run.epoll < 0 || run.arrivals < 0) {
         status = agl_fail(err, AGL_ERR_MEMORY, "no memory for %zu sessions", options->sessions);
     } else {
         curl_multi_setopt(run.multi, CURLMOPT_SOCKETFUNCTION, on_socket);
@@ -512,9 +723,12 @@ agl_status agl_load_run(agl_load_result *results, agl_load_summary *summary,
     }
     if (run.multi != NULL) curl_multi_cleanup(run.multi);
     if (run.epoll >= 0) close(run.epoll);
+    if (run.arrivals >= 0) close(run.arrivals);
     free(run.start_s);
     free(run.lags);
     free(run.tokens_in_second);
+    free(run.peeked);
+    free(run.noted);
     return status;
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * load.h - a load generator for OpenAI-compatible servers: many connections, one
- * thread, epoll (libcurl's socket interface), times taken when bytes arrive.
+ * thread, epoll (libcurl's socket interface). Times of answers are those at which their
+ * bytes arrived in the kernel, which this client learns as soon as it is woken.
  *
  * Work comes as sessions. A session is a chain of requests, each built when the one
  * before has been answered (an agent's steps); most workloads have one request each.
@@ -63,7 +64,7 @@ typedef struct {
     uint32_t peak_concurrency;
     double peak_tokens_per_s;   /* in the best whole second                                */
     double client_cpu_share;    /* CPU time of this process / duration                     */
-    double lag_p99_s, lag_max_s;/* between bytes being readable and being read             */
+    double lag_p99_s, lag_max_s;/* between bytes' arrival and this client noting it        */
 } agl_load_summary;
 
 /* results: [sessions * turns], turn fastest; agl_load_results_free frees what they own. */

@@ -428,9 +428,8 @@ static int judge(const target *targets, size_t count, const agl_bench_serve_opti
         if (load->lag_p99_s > LAG_P99_MAX_S && !o->allow_lag) {
             fprintf(
                 stderr,
-                "error: this client saw tokens up to %.2f ms (p99) after they arrived, so the "
-                "times "
-                "are not the server's; lower the load, free a core, or accept with --allow-lag\n",
+                "error: this client noted tokens up to %.2f ms (p99) after they arrived: it is too "
+                "slow for this load; lower it, free a core, or accept with --allow-lag\n",
                 1e3 * load->lag_p99_s);
             exit_status = 3;
         }

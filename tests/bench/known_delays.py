@@ -7,8 +7,7 @@ token gaps take known times, measures it, and prints truth beside measurement. E
 when one is off by more than 2 % and 0.2 ms. The truth is what the server really did: when the
 kernel received the request (its own time stamp, so that waking up the server does not count) and
 when each token was written. Every connection has a process of its own, asleep between tokens, so
-that noting the truth does not disturb it. What is left is the wake-up of the client: on a machine
-with other work that alone is milliseconds, unless both run ahead of it (chrt -f 50, as root).
+that noting the truth does not disturb it.
 
     python3 tests/bench/known_delays.py [--binary build/autoglm] [--requests 40] [--concurrency 4]
 """
