@@ -238,6 +238,8 @@ install: all
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@LIBS@|$(DEPS)|' -e 's|@CUDA_LIBS@|$(CUDA_LIBS)|' deploy/agl.pc.in > $(DESTDIR)$(PREFIX)/lib/pkgconfig/agl.pc
 	if [ -d models ]; then cp -r models $(DESTDIR)$(PREFIX)/share/autoglm/; fi
 	cp -r data $(DESTDIR)$(PREFIX)/share/autoglm/
+	install -d $(DESTDIR)$(PREFIX)/share/autoglm/docs/platforms/results
+	install -m 644 docs/platforms/results/*.json $(DESTDIR)$(PREFIX)/share/autoglm/docs/platforms/results/
 
 clean:
 	rm -rf $(BUILD)

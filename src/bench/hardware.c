@@ -12,7 +12,7 @@
 
 static const char SHEET[] =
     "datasheet, less what programs are known to reach (8 % of bandwidth, 6-14 % of products)";
-static const char MEASURED[] = "a copy and a large product, measured once on such a card";
+static const char MEASURED[] = "reading 0.5 GiB and a large product, measured on such a card";
 static const char PEAK_CPU[] =
     "datasheet: memory channels x 85 %, vector units x all-core clock x 85 %";
 
@@ -44,7 +44,7 @@ static const agl_hardware TABLE[] = {
     GPU("A100 40GB",  42.3,  1555, 1400,   312, 270,    0,  200,  6,  SHEET),
     GPU("A100 80GB",  85.0,  2039, 1835,   312, 270,    0,  200,  6,  SHEET),
     GPU("H100",       84.9,  3350, 3000,   989, 750, 1400,  300, 4.5, SHEET),
-    GPU("H200",      150.0,  4800, 4300,   989, 790, 1500,  300, 4.5, MEASURED),
+    GPU("H200",      150.0,  4800, 4520,   989, 810, 1500,  300, 4.5, MEASURED),
     CPU("Ryzen 9 7950X",       64,   83, 2.3),
     CPU("Core i9-13900K",      64,   90, 1.8),
     CPU("Threadripper 7980X", 256,  166, 7.2),

@@ -10,7 +10,7 @@ const uint32_t agl_plan_batches[AGL_PLAN_BATCHES] = {1, 8, 32, 128};
 
 /* The protocol: 512 tokens in, 256 out, batches up to 8. */
 enum { INPUT = 512, OUTPUT = 256, BATCH_WANTED = 8, BATCH_SEARCHED = 256 };
-enum { IMAGE_WIDTH = 1080, IMAGE_HEIGHT = 2400, IMAGE_TEXT_TOKENS = 1500 };
+enum { IMAGE_WIDTH = 1080, IMAGE_HEIGHT = 2400 };
 
 /* ---- one row --------------------------------------------------------------- */
 
@@ -106,7 +106,7 @@ static void predict(agl_plan_row *row, const agl_efficiency *efficiency)
     if (row->plan.image_tokens > 0) {
         row->image_ttft_ms =
             1e3 * (agl_roofline_vision_s(&r, row->plan.image_patches, row->plan.image_tokens) +
-                   agl_roofline_prefill_s(&r, IMAGE_TEXT_TOKENS + row->plan.image_tokens, 0));
+                   agl_roofline_prefill_s(&r, AGL_PLAN_IMAGE_TEXT + row->plan.image_tokens, 0));
     }
     for (int i = 0; i < AGL_PLAN_BATCHES; i++) {
         if (agl_plan_batches[i] > row->batch_max[0]) break;
@@ -191,9 +191,12 @@ agl_efficiency agl_efficiency_fit(const agl_result *results, size_t count, bool 
 {
     agl_efficiency fitted = agl_efficiency_default(gpu);
     geometric bandwidth = {0}, prefill = {0}, vision = {0};
+    const char *first = NULL;
+    size_t machines = 0;
     for (size_t i = 0; i < count; i++) {
         if (results[i].gpu != gpu || results[i].reported_by[0] != '\0') continue;
         if (results[i].parameters != parameters) continue; /* also NaN */
+        if (machines++ == 0) first = results[i].platform;
         for (size_t k = 0; k < results[i].run_count; k++) {
             const agl_result_run *run = &results[i].runs[k];
             const agl_result_point *single = agl_result_point_of(run, 1);
@@ -207,8 +210,9 @@ agl_efficiency agl_efficiency_fit(const agl_result *results, size_t count, bool 
     fitted.bandwidth = geometric_mean(&bandwidth, fitted.bandwidth);
     fitted.prefill = geometric_mean(&prefill, fitted.prefill);
     fitted.vision = geometric_mean(&vision, fitted.prefill);
-    snprintf(fitted.origin, sizeof fitted.origin, "fitted to %d measured run%s%s", bandwidth.count,
-             bandwidth.count == 1 ? "" : "s",
+    snprintf(fitted.origin, sizeof fitted.origin, "fitted to %d measured run%s: %.60s%s%s",
+             bandwidth.count, bandwidth.count == 1 ? "" : "s", first,
+             machines > 1 ? " and others" : "",
              vision.count == 0 ? "; no screenshot among them, vision as prefill" : "");
     return fitted;
 }
@@ -219,7 +223,8 @@ agl_status agl_prediction_make(agl_prediction *out, const agl_engine_options *en
 {
     agl_hardware hardware = agl_result_hardware(result);
     const agl_format *format = agl_format_find(run->format);
-    *out = (agl_prediction){.ttft_ms = NAN, .itl_ms = NAN, .throughput = NAN, .batch_max = NAN};
+    *out = (agl_prediction){.ttft_ms = NAN, .itl_ms = NAN, .image_ttft_ms = NAN,
+                            .throughput = NAN, .batch_max = NAN};
     if (format == NULL || hardware.bandwidth <= 0 || hardware.flops <= 0 ||
         hardware.memory_bytes == 0)
         return AGL_OK;
@@ -234,6 +239,10 @@ agl_status agl_prediction_make(agl_prediction *out, const agl_engine_options *en
     agl_roofline r = agl_roofline_of(&plan, &hardware, format, efficiency);
     out->ttft_ms = 1e3 * agl_roofline_prefill_s(&r, input, 0);
     out->itl_ms = 1e3 * agl_roofline_step_s(&r, 1, input + output / 2.0);
+    if (plan.image_tokens > 0 && result->image_tokens == plan.image_tokens) {
+        out->image_ttft_ms = 1e3 * (agl_roofline_vision_s(&r, plan.image_patches, plan.image_tokens) +
+                                    agl_roofline_prefill_s(&r, plan.image_tokens, 0));
+    }
     out->batch_max = (double)agl_plan_batch_max(&plan, input + output);
     out->throughput = 0;
     for (size_t i = 0; i < run->point_count; i++) {

@@ -12,6 +12,9 @@
 /* Context lengths: the protocol's 512 + 256, a long chat, an agent's step, the AutoGLM
  * client's limit. Batch sizes of the predicted token gaps. */
 enum { AGL_PLAN_CONTEXTS = 4, AGL_PLAN_BATCHES = 4 };
+
+/* A phone step has a screenshot of 1080 x 2400 and that much text before it. */
+enum { AGL_PLAN_IMAGE_TEXT = 1500 };
 extern const uint32_t agl_plan_contexts[AGL_PLAN_CONTEXTS];
 extern const uint32_t agl_plan_batches[AGL_PLAN_BATCHES];
 
@@ -52,6 +55,7 @@ agl_efficiency agl_efficiency_fit(const agl_result *results, size_t count, bool 
 typedef struct {
     agl_plan plan;
     double ttft_ms, itl_ms;     /* of one request                                            */
+    double image_ttft_ms;       /* a screenshot alone; NaN: another size was measured         */
     double throughput;          /* at the best batch that was measured                       */
     double batch_max;
 } agl_prediction;
@@ -68,6 +72,7 @@ typedef struct {
     size_t format_count;
     const agl_result *results;  /* to fit to and to compare with                             */
     size_t result_count;
+    bool compare_named;         /* only with results of the machines asked for               */
     bool json;
 } agl_plan_print_options;
 

@@ -159,6 +159,17 @@ static void print_pair(const char *what, double predicted, double measured)
            number(predicted).text, number(measured).text, 100 * (predicted / measured - 1));
 }
 
+static bool is_asked_for(const agl_plan_print_options *o, const agl_result *result)
+{
+    agl_hardware measured = agl_result_hardware(result);
+    for (size_t h = 0; h < o->hardware_count; h++) {
+        if (strcmp(o->hardware[h].name, measured.name) == 0 &&
+            o->hardware[h].count == measured.count)
+            return true;
+    }
+    return !o->compare_named;
+}
+
 static agl_status compare(const agl_plan_print_options *o, const agl_result *result, agl_error *err)
 {
     agl_efficiency efficiency = agl_efficiency_fit(o->results, o->result_count, result->gpu,
@@ -182,6 +193,7 @@ static agl_status compare(const agl_plan_print_options *o, const agl_result *res
             print_pair("first token, ms", p.ttft_ms, single->ttft.mean);
             print_pair("token gap at batch 1, ms", p.itl_ms, single->itl.mean);
         }
+        print_pair("screenshot's first token, ms", p.image_ttft_ms, run->image_ttft_ms);
         print_pair("output tokens/s at best", p.throughput, run->max_throughput);
         print_pair("largest batch", p.batch_max, run->batch_max);
     }
@@ -222,8 +234,9 @@ agl_status agl_plan_print(const agl_plan_print_options *o, agl_error *err)
             print_row(&row, &unbuilt);
         }
     }
-    for (size_t i = 0; status == AGL_OK && !o->json && i < o->result_count; i++)
-        status = compare(o, &o->results[i], err);
+    for (size_t i = 0; status == AGL_OK && !o->json && i < o->result_count; i++) {
+        if (is_asked_for(o, &o->results[i])) status = compare(o, &o->results[i], err);
+    }
     agl_buffer_append_text(&json, "]\n");
     if (status == AGL_OK && json.failed)
         status = agl_fail(err, AGL_ERR_MEMORY, "no memory for the plan");

@@ -26,7 +26,7 @@ typedef struct {
     double ttft_ms, ttft_sd, itl_ms, itl_sd; /* batch 1                                      */
     double throughput, batch_max;
     double image_ttft_ms;       /* a screenshot; predicted where nobody measured it          */
-    bool image_is_predicted;
+    bool image_is_predicted;    /* else measured alone, its text's part predicted           */
     double floor_ttft, floor_itl; /* floor / time: 1 is the limit of the machine             */
     double predicted_itl_ms;    /* beside a measured or reported one                         */
     uint64_t sessions;          /* agents with 6,000 tokens each that fit at once            */
@@ -59,7 +59,7 @@ agl_status agl_report_build(agl_report **out, const agl_engine_options *engine,
 enum { AGL_TABLE_COLUMNS = 10, AGL_TABLE_ROWS_MAX = 512 };
 
 typedef struct {
-    char en[224], zh[224];
+    char en[288], zh[288];
 } agl_words;
 
 typedef struct {

@@ -33,6 +33,13 @@ typedef struct {
     int first, last;
 } axis;
 
+static axis axis_around(double low, double high)
+{
+    axis a = {(int)floor(log10(low)), (int)ceil(log10(high))};
+    if (a.last == a.first) a.last++;
+    return a;
+}
+
 static axis axis_of(const agl_report *report, const chart *c)
 {
     double low = INFINITY, high = 0;
@@ -44,10 +51,7 @@ static axis axis_of(const agl_report *report, const chart *c)
             high = fmax(high, value);
         }
     }
-    if (!(high > 0)) return (axis){0, 0};
-    axis a = {(int)floor(log10(low)), (int)ceil(log10(high))};
-    if (a.last == a.first) a.last++;
-    return a;
+    return high > 0 ? axis_around(low, high) : (axis){0, 0};
 }
 
 /* Per cent of the width. */
@@ -175,10 +179,22 @@ static void put_key(agl_buffer *out)
 
 enum { WIDTH = 360, HEIGHT = 220, LEFT = 44, RIGHT = 12, TOP = 12, BOTTOM = 28, LINES_MAX = 8 };
 
+/* Both axes are logarithmic: a CPU's line lies below 1, a GPU's ends near 10,000. */
 typedef struct {
-    double batch_max, rate_max; /* ends of the axes */
+    double batch_max;
+    axis rates;
     int lines;
 } plot;
+
+static double plot_x(const plot *p, double batch)
+{
+    return LEFT + (WIDTH - LEFT - RIGHT) * log2(batch) / fmax(1, log2(p->batch_max));
+}
+
+static double plot_y(const plot *p, double rate)
+{
+    return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * place(p->rates, rate) / 100;
+}
 
 static void put_line(agl_buffer *out, plot *p, const agl_report_platform *platform,
                      const agl_result_run *run)
@@ -188,11 +204,9 @@ static void put_line(agl_buffer *out, plot *p, const agl_report_platform *platfo
     double last_x = 0, last_y = 0;
     for (int pass = 0; pass < 2; pass++) {
         for (size_t i = 0; i < run->point_count; i++) {
-            double x = LEFT + (WIDTH - LEFT - RIGHT) * log2(run->points[i].batch) /
-                                  fmax(1, log2(p->batch_max));
-            double y = HEIGHT - BOTTOM -
-                       (HEIGHT - TOP - BOTTOM) * run->points[i].output_throughput / p->rate_max;
-            if (!isfinite(y)) continue;
+            if (!(run->points[i].output_throughput > 0)) continue; /* also NaN */
+            double x = plot_x(p, run->points[i].batch);
+            double y = plot_y(p, run->points[i].output_throughput);
             if (pass == 0) agl_buffer_append_format(out, "%.1f,%.1f ", x, y);
             else agl_buffer_append_format(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3\"/>", x, y);
             last_x = x;
@@ -230,53 +244,46 @@ static void put_line_names(agl_buffer *out, const agl_report *report)
     agl_buffer_append_text(out, "</p>");
 }
 
-/* The next number above that four equal steps of 1, 2, 2.5 or 5 reach. */
-static double round_up(double value)
-{
-    static const double STEPS[] = {1, 2, 2.5, 5, 10};
-    double decade = pow(10, floor(log10(value / 4)));
-    for (size_t i = 0; i < AGL_COUNT(STEPS); i++) {
-        if (4 * STEPS[i] * decade >= value) return 4 * STEPS[i] * decade;
-    }
-    return value;
-}
-
 static plot plot_of(const agl_report *report)
 {
     plot p = {.batch_max = 1};
+    double low = INFINITY, high = 0;
     for (size_t i = 0; i < report->platform_count; i++) {
         const agl_result *r = report->platforms[i].result;
         for (size_t k = 0; r != NULL && k < r->run_count; k++) {
             for (size_t n = 0; n < r->runs[k].point_count; n++) {
                 p.batch_max = fmax(p.batch_max, r->runs[k].points[n].batch);
-                if (r->runs[k].point_count > 1)
-                    p.rate_max = fmax(p.rate_max, r->runs[k].points[n].output_throughput);
+                double rate = r->runs[k].points[n].output_throughput;
+                if (r->runs[k].point_count < 2 || !(rate > 0)) continue; /* also NaN */
+                low = fmin(low, rate);
+                high = fmax(high, rate);
             }
         }
     }
+    if (high > 0) p.rates = axis_around(low, high);
     return p;
 }
 
 static void put_plot(agl_buffer *out, const agl_report *report)
 {
     plot p = plot_of(report);
-    if (p.batch_max < 2 || !(p.rate_max > 0)) return;
-    p.rate_max = round_up(1.02 * p.rate_max);
+    if (p.batch_max < 2 || p.rates.last == p.rates.first) return;
     agl_buffer_append_text(out, "<figure><figcaption>");
-    agl_html_words(out, "Measured output tokens/s over requests at once", "实测：输出词元/s 与并发请求数");
+    agl_html_words(out, "Measured output tokens/s over requests at once; up is better",
+                   "实测：输出词元/s 与并发请求数；越靠上越好");
     agl_buffer_append_format(
         out, "</figcaption>\n<svg class=\"plot\" viewBox=\"0 0 %d %d\" role=\"img\">", WIDTH,
         HEIGHT);
-    for (int i = 0; i <= 4; i++) {
-        double y = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * i / 4.0;
+    for (int d = p.rates.first; d <= p.rates.last; d++) {
+        double y = plot_y(&p, pow(10, d));
         agl_buffer_append_format(
             out,
             "<line x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/><text x=\"%d\" y=\"%.1f\" "
-            "text-anchor=\"end\">%.3g</text>",
-            LEFT, WIDTH - RIGHT, y, y, LEFT - 6, y + 4, p.rate_max * i / 4);
+            "text-anchor=\"end\">%g</text>",
+            LEFT, WIDTH - RIGHT, y, y, LEFT - 6, y + 4, pow(10, d));
     }
     for (double batch = 1; batch <= p.batch_max; batch *= 2) {
-        double x = LEFT + (WIDTH - LEFT - RIGHT) * log2(batch) / log2(p.batch_max);
+        double x = plot_x(&p, batch);
         agl_buffer_append_format(out,
                                  "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%.0f</text>", x,
                                  HEIGHT - 8, batch);

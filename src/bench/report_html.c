@@ -205,10 +205,10 @@ static void put_method(agl_buffer *out, const agl_report *report)
         snprintf(
             words.en, sizeof words.en,
             "%s: roofline times efficiency: memory %.0f %%, prompts %.0f %%, vision %.0f %% "
-            "(%.100s).",
+            "(%.159s).",
             gpu ? "GPU" : "CPU", 100 * e->bandwidth, 100 * e->prefill, 100 * e->vision, e->origin);
         snprintf(words.zh, sizeof words.zh,
-                 "%s：屋顶线乘以效率：内存 %.0f %%，提示 %.0f %%，视觉 %.0f %%（%.90s）。",
+                 "%s：屋顶线乘以效率：内存 %.0f %%，提示 %.0f %%，视觉 %.0f %%（%.159s）。",
                  gpu ? "GPU" : "CPU", 100 * e->bandwidth, 100 * e->prefill, 100 * e->vision,
                  e->origin);
         put_words(out, "<p>", &words, "</p>\n");

@@ -126,8 +126,8 @@ static void support(agl_table *table, const agl_report *report)
     set_head(table, pair("Support matrix", "支持矩阵"),
              pair("Fits within 90 % of the memory? ✅ yes, ⚠️ with a limit, ❌ no;"
                   " with weights on each device and "
-                  "requests of 768 tokens at once. ¹ Predicted: this build does not run it yet.",
-                  "是否放得进 90 % 的显存/内存：✅ 可以，⚠️ 有限制，❌ 不行；并列出每卡权重与 768 词元请求的并发数。¹ 预测：当前构建尚不支持。"),
+                  "requests of 768 tokens at once. ¹ Predicted: the program does not run it yet.",
+                  "是否放得进 90 % 的显存/内存：✅ 可以，⚠️ 有限制，❌ 不行；并列出每卡权重与 768 词元请求的并发数。¹ 预测：程序尚不支持。"),
              head, AGL_COUNT(head));
     for (size_t i = 0; i < report->platform_count; i++) {
         const agl_report_platform *p = &report->platforms[i];
@@ -192,6 +192,13 @@ static void configurations(agl_table *table, const agl_report *report)
     }
 }
 
+static const char *image_note(const agl_report_platform *p, const agl_report_entry *e)
+{
+    if (!isfinite(e->image_ttft_ms)) return "";
+    if (e->image_is_predicted) return " *";
+    return p->source == AGL_SOURCE_MEASURED ? " †" : "";
+}
+
 static void performance(agl_table *table, const agl_report *report)
 {
     const agl_words head[] = {
@@ -203,9 +210,9 @@ static void performance(agl_table *table, const agl_report *report)
     set_head(table, pair("Performance comparison", "性能对比"),
              pair("512 tokens in, 256 out; first token and token gap of one request, mean ± sd. "
                   "Screenshot: 1080×2400 and "
-                  "1,500 tokens of text; * predicted. Of the limit: roofline ÷ measured, first "
+                  "1,500 tokens of text; * predicted, † picture measured, text predicted. Of the limit: roofline ÷ measured, first "
                   "token / gap.",
-                  "输入 512、输出 256 词元；首词元与词元间隔为单请求均值 ± 标准差。截图：1080×2400 加 1,500 词元文本；* 为预测。极限：屋顶线 ÷ "
+                  "输入 512、输出 256 词元；首词元与词元间隔为单请求均值 ± 标准差。截图：1080×2400 加 1,500 词元文本；* 为预测，† 为图片实测、文本预测。极限：屋顶线 ÷ "
                   "实测（首词元/间隔）。"),
              head, AGL_COUNT(head));
     for (size_t i = 0; i < report->platform_count; i++) {
@@ -223,8 +230,7 @@ static void performance(agl_table *table, const agl_report *report)
             row[6] = whole(e->batch_max);
             char image[32];
             digits(image, sizeof image, e->image_ttft_ms / 1000);
-            row[7] = same("%s%s", image,
-                          e->image_is_predicted && isfinite(e->image_ttft_ms) ? " *" : "");
+            row[7] = same("%s%s", image, image_note(p, e));
             row[8] = isfinite(e->floor_itl)
                          ? same("%s / %s", share(e->floor_ttft).en, share(e->floor_itl).en)
                          : same("–");

@@ -46,7 +46,7 @@ agl_efficiency agl_efficiency_default(bool gpu)
 {
     if (gpu) {
         return (agl_efficiency){.bandwidth = 0.85, .prefill = 0.625, .vision = 0.667,
-                                .origin = "targets of the GPU backend, not measured"};
+                                .origin = "targets, not measured: no result file of a GPU"};
     }
     return (agl_efficiency){
         .bandwidth = 0.80,

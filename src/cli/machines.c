@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/machines.h"
 
+#include <glob.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "cli/options.h"
 
 agl_status agl_cli_each_part(const agl_flag_list *list, agl_status (*add)(void *to, const char *part, agl_error *err),
                              void *to, agl_error *err)
@@ -57,4 +60,26 @@ agl_status agl_cli_load_results(agl_result **all, size_t *count, const agl_flag_
         free(some);
     }
     return AGL_OK;
+}
+
+void agl_cli_shipped_results(agl_flag_list *out)
+{
+    char folder[AGL_CLI_PATH_MAX], pattern[AGL_CLI_PATH_MAX + 8];
+    glob_t found = { 0 };
+    *out = (agl_flag_list){ 0 };
+    if (agl_cli_find_shipped(folder, sizeof folder, "docs/platforms", "results", NULL) != AGL_OK) return;
+    snprintf(pattern, sizeof pattern, "%s/*.json", folder);
+    if (glob(pattern, 0, NULL, &found) == 0) out->items = calloc(found.gl_pathc + 1, sizeof *out->items);
+    for (size_t i = 0; out->items != NULL && i < found.gl_pathc; i++) {
+        char *path = strdup(found.gl_pathv[i]);
+        if (path != NULL) out->items[out->count++] = path;
+    }
+    globfree(&found);
+}
+
+void agl_cli_paths_free(agl_flag_list *list)
+{
+    for (size_t i = 0; i < list->count; i++) free((char *)list->items[i]);
+    free(list->items);
+    *list = (agl_flag_list){ 0 };
 }

@@ -59,6 +59,7 @@ static const agl_flag FLAGS[] = {
       .group = "Hardware", .value = "SHARE", .min = 0.01, .max = 1, .shown_default = "0.9", .help = "of the memory to use" },
 
     { .name = "fit", .kind = AGL_FLAG_LIST, .commands = 1, .offset = AT(fit), .group = "Result", .value = "FILE",
+      .shown_default = "those measured for this program",
       .help = "result files of bench platform: efficiencies come from them, and they are compared with the plan" },
     { .name = "json", .kind = AGL_FLAG_SWITCH, .commands = 1, .offset = AT(json), .group = "Result",
       .help = "a list of objects on standard output" },
@@ -123,16 +124,21 @@ static agl_status plan(const agl_flag_list *words, plan_options *o, agl_error *e
     }
     AGL_TRY(settle_hardware(&hardware, o, err));
     AGL_TRY(agl_cli_each_part(&o->formats, add_format, &formats, err));
-    agl_status status = agl_cli_load_results(&results, &result_count, &o->fit, err);
+    agl_flag_list shipped = {0};
+    if (o->fit.count == 0) agl_cli_shipped_results(&shipped);
+    agl_status status =
+        agl_cli_load_results(&results, &result_count, o->fit.count > 0 ? &o->fit : &shipped, err);
     if (status == AGL_OK) {
         agl_plan_print_options print = {
             .engine = o->engine, .hardware = hardware.items, .hardware_count = hardware.count,
             .formats = formats.count > 0 ? formats.keys : NULL, .format_count = formats.count,
-            .results = results, .result_count = result_count, .json = o->json,
+            .results = results, .result_count = result_count, .compare_named = o->fit.count == 0,
+            .json = o->json,
         };
         status = agl_plan_print(&print, err);
     }
     free(results);
+    agl_cli_paths_free(&shipped);
     return status;
 }
 
