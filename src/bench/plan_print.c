@@ -155,7 +155,7 @@ static void put_row(agl_buffer *out, const agl_plan_row *row, const agl_efficien
 static void print_pair(const char *what, double predicted, double measured)
 {
     if (!isfinite(predicted) || !isfinite(measured) || measured <= 0) return;
-    printf("    %-28s predicted %10s   measured %10s   off by %+.0f %%\n", what,
+    printf("    %-28s predicted %10s   measured %10s   off by %+.1f %%\n", what,
            number(predicted).text, number(measured).text, 100 * (predicted / measured - 1));
 }
 
@@ -189,6 +189,7 @@ static agl_status compare(const agl_plan_print_options *o, const agl_result *res
             continue;
         }
         printf("  %s%s\n", run->format, isnan(p.ttft_ms) ? ", which would not fit" : "");
+        print_pair("weights, GB", 1e-9 * (double)p.plan.weight_bytes, 1e-9 * run->weight_bytes);
         if (single != NULL) {
             print_pair("first token, ms", p.ttft_ms, single->ttft.mean);
             print_pair("token gap at batch 1, ms", p.itl_ms, single->itl.mean);

@@ -80,6 +80,9 @@ void agl_report_tables_deinit(agl_table tables[AGL_REPORT_TABLES]);
 /* What the numbers themselves say against a reported row; empty: nothing. */
 agl_words agl_report_remark(const agl_report_platform *platform);
 
+/* How many of the article's platforms are not among the results; empty: all are, or none is. */
+agl_words agl_report_missing(const agl_report *report);
+
 agl_words agl_source_words(agl_source source);
 
 /* ---- output ----------------------------------------------------------------- */

@@ -177,7 +177,7 @@ static void put_key(agl_buffer *out)
 
 /* ---- throughput over batch ------------------------------------------------------ */
 
-enum { WIDTH = 360, HEIGHT = 220, LEFT = 44, RIGHT = 12, TOP = 12, BOTTOM = 28, LINES_MAX = 8 };
+enum { WIDTH = 360, HEIGHT = 220, LEFT = 44, RIGHT = 12, TOP = 22, BOTTOM = 28, LINES_MAX = 8 };
 
 /* Both axes are logarithmic: a CPU's line lies below 1, a GPU's ends near 10,000. */
 typedef struct {

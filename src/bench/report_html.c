@@ -221,6 +221,8 @@ static void put_method(agl_buffer *out, const agl_report *report)
         agl_html_text(out, p->title);
         put_words(out, "</b>: ", &remark, "</p>\n");
     }
+    agl_words missing = agl_report_missing(report);
+    if (missing.en[0] != '\0') put_words(out, "<p>", &missing, "</p>\n");
 }
 
 void agl_report_html(agl_buffer *out, const agl_report *report, const agl_table *tables)

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "bench/report.h"
 
@@ -185,7 +186,8 @@ static void configurations(agl_table *table, const agl_report *report)
         row[6] = p->source == AGL_SOURCE_MEASURED   ? same("%s, %.20s%s", r->program, r->created,
                                                          r->dummy ? ", random weights" : "")
                  : p->source == AGL_SOURCE_REPORTED ? reported_from(r)
-                                                    : pair("datasheet", "规格表");
+                 : strncmp(h->basis, "datasheet", 9) == 0 ? pair("datasheet", "规格表")
+                                                          : pair("rates measured", "速率为实测");
         if (p->source == AGL_SOURCE_MEASURED && r->dummy) {
             snprintf(row[6].zh, sizeof row[6].zh, "%s，%.20s，随机权重", r->program, r->created);
         }
@@ -338,6 +340,8 @@ static void scenarios(agl_table *table, const agl_report *report)
     }
 }
 
+enum { ARTICLE_PLATFORMS = 4 };
+
 agl_words agl_report_remark(const agl_report_platform *p)
 {
     agl_words out = pair("", "");
@@ -354,6 +358,25 @@ agl_words agl_report_remark(const agl_report_platform *p)
         out.zh, sizeof out.zh,
         "%.0f 路、每词元 %.3g ms 应得 %.0f 词元/s，而报告为 %.0f。该硬件的预测值约为每词元 %.1f ms。",
         e->batch_max, e->itl_ms, streams, e->throughput, e->predicted_itl_ms);
+    return out;
+}
+
+agl_words agl_report_missing(const agl_report *report)
+{
+    int known = 0;
+    for (size_t i = 0; i < report->platform_count; i++)
+        known += report->platforms[i].source == AGL_SOURCE_REPORTED;
+    if (known == 0 || known >= ARTICLE_PLATFORMS) return pair("", "");
+    agl_words out;
+    snprintf(out.en, sizeof out.en,
+             "The article compares %d platforms. Of %d of them neither the hardware nor the "
+             "figures are known to this project, so their rows and their part of the support "
+             "matrix are missing here; data/reference.json takes them.",
+             ARTICLE_PLATFORMS, ARTICLE_PLATFORMS - known);
+    snprintf(out.zh, sizeof out.zh,
+             "文章比较了 %d 个平台，其中 %d 个的硬件与数字本项目不知道，因此这里没有它们的行和支持矩阵；可在 "
+             "data/reference.json 中补充。",
+             ARTICLE_PLATFORMS, ARTICLE_PLATFORMS - known);
     return out;
 }
 

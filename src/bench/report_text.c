@@ -57,6 +57,8 @@ void agl_report_markdown(agl_buffer *out, const agl_report *report, const agl_ta
         agl_buffer_append_format(out, "\n%s: %s\n", report->platforms[i].title,
                                  in(&remark, chinese));
     }
+    agl_words missing = agl_report_missing(report);
+    if (missing.en[0] != '\0') agl_buffer_append_format(out, "\n%s\n", in(&missing, chinese));
 }
 
 /* RFC 4180, and a quote before what a spreadsheet would take for a formula. */

@@ -198,6 +198,7 @@ def test_markdown_and_csv_have_the_same_rows(report, measured):
         assert f"| {row[0]} | {row[1]} |" in markdown
     assert "| 2 × RTX 4090 | FP16 | reported by the article | 320 | 18.0 | 142 | 8 |" in markdown
     assert "444 tokens/s; 142 are reported" in markdown
+    assert "compares 4 platforms. Of 3 of them" in markdown
     # What the article does not say is marked: the device's rates, the screenshot.
     assert "| times: the article; device: datasheet |" in markdown
     step = next(line for line in markdown.split("Recommended scenario")[1].splitlines() if "reported by the article" in line)
@@ -240,6 +241,24 @@ def test_plan_reads_shapes_without_weights(measured, tiny):
     assert small[0]["fit"] == "no" and small[0]["help"].startswith("--quantization") and small[0]["itl_ms_batch_1"] is None
     text = run("plan", tiny, "--hardware", "EPYC 9654", "--fit", measured).stdout
     assert "fitted to 2 measured runs" in text and "off by" in text
+
+
+def test_plan_knows_the_measured_h200():
+    """Without --fit: efficiencies of the files under docs/platforms/results, and how far off it is there."""
+    measured = json.loads((ROOT / "docs" / "platforms" / "results" / "h200.json").read_text())
+    text = run("plan", "--hardware", "H200", "--dtype", "bf16").stdout
+    assert "fitted to" in text.split("efficiency:")[1].splitlines()[0]
+    compared = text.split("off by", 1)
+    assert len(compared) == 2 and "NVIDIA H200" in text and "EPYC" not in text
+    assert "off by" not in run("plan", "--hardware", "L40S", "--dtype", "bf16").stdout
+    row, = json.loads(run("plan", "--hardware", "H200", "--memory", measured["device"]["memory_bytes"] / 1e9, "--dtype", "bf16",
+                          "--json").stdout)
+    done, = (r for r in measured["runs"] if r["format"] == "bf16")
+    assert row["weight_bytes"] == done["weight_bytes"]
+    assert row["batch_max"]["768"] == pytest.approx(done["batch_max"], rel=0.02)
+    single = next(p for p in done["points"] if p["batch"] == 1)
+    assert row["itl_ms_batch_1"] == pytest.approx(single["itl_ms"]["median"], rel=0.1)
+    assert row["efficiency"]["bandwidth"] == pytest.approx(single["floor"]["itl_ms"] / single["itl_ms"]["median"], rel=1e-3)
 
 
 @pytest.mark.parametrize("flags", [["--hardware", "Cray-1"], ["--dtype", "int3"], ["--memory", "4"], ["a", "b"]])
