@@ -240,8 +240,9 @@ agl_status agl_prediction_make(agl_prediction *out, const agl_engine_options *en
     out->ttft_ms = 1e3 * agl_roofline_prefill_s(&r, input, 0);
     out->itl_ms = 1e3 * agl_roofline_step_s(&r, 1, input + output / 2.0);
     if (plan.image_tokens > 0 && result->image_tokens == plan.image_tokens) {
-        out->image_ttft_ms = 1e3 * (agl_roofline_vision_s(&r, plan.image_patches, plan.image_tokens) +
-                                    agl_roofline_prefill_s(&r, plan.image_tokens, 0));
+        out->image_ttft_ms =
+            1e3 * (agl_roofline_vision_s(&r, plan.image_patches, plan.image_tokens) +
+                   agl_roofline_prefill_s(&r, plan.image_tokens, 0));
     }
     out->batch_max = (double)agl_plan_batch_max(&plan, input + output);
     out->throughput = 0;

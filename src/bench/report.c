@@ -22,7 +22,7 @@ static agl_report_entry unknown_entry(const agl_format *format)
                               .image_ttft_ms = NAN,
                               .floor_ttft = NAN,
                               .floor_itl = NAN,
-                              .predicted_itl_ms = NAN};
+                              .prediction = {.itl_ms = NAN}};
 }
 
 static agl_report_entry predicted_entry(const agl_plan_row *row)
@@ -61,7 +61,7 @@ static agl_status known_entry(agl_report_entry *out, const agl_report *report,
     }
     agl_prediction prediction;
     AGL_TRY(agl_prediction_make(&prediction, engine, result, run, efficiency, err));
-    out->predicted_itl_ms = prediction.itl_ms;
+    out->prediction = prediction;
     if (prediction.plan.parameters == 0 || format == NULL) return AGL_OK;
     agl_plan_row row;
     AGL_TRY(agl_plan_row_make(&row, engine, &platform->hardware, format, efficiency, err));

@@ -28,7 +28,7 @@ typedef struct {
     double image_ttft_ms;       /* a screenshot; predicted where nobody measured it          */
     bool image_is_predicted;    /* else measured alone, its text's part predicted           */
     double floor_ttft, floor_itl; /* floor / time: 1 is the limit of the machine             */
-    double predicted_itl_ms;    /* beside a measured or reported one                         */
+    agl_prediction prediction;  /* beside a measured or reported one                         */
     uint64_t sessions;          /* agents with 6,000 tokens each that fit at once            */
 } agl_report_entry;
 
@@ -71,8 +71,9 @@ typedef struct {
     size_t row_count;
 } agl_table;
 
-/* Support, configurations, performance, scenarios, and every batch size measured. */
-enum { AGL_REPORT_TABLES = 5 };
+/* Support, configurations, performance, scenarios, predictions beside measurements, and every
+ * batch size measured. */
+enum { AGL_REPORT_TABLES = 6 };
 agl_status agl_report_tables(agl_table tables[AGL_REPORT_TABLES], const agl_report *report,
                              agl_error *err);
 void agl_report_tables_deinit(agl_table tables[AGL_REPORT_TABLES]);

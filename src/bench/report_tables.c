@@ -236,7 +236,7 @@ static void performance(agl_table *table, const agl_report *report)
             row[8] = isfinite(e->floor_itl)
                          ? same("%s / %s", share(e->floor_ttft).en, share(e->floor_itl).en)
                          : same("–");
-            row[9] = amount(e->predicted_itl_ms);
+            row[9] = amount(e->prediction.itl_ms);
         }
     }
 }
@@ -271,6 +271,53 @@ static void batches(agl_table *table, const agl_report *report)
                        itl = point->floor_itl_ms / point->itl.mean;
                 row[6] = isfinite(itl) ? same("%s / %s", share(ttft).en, share(itl).en) : same("–");
             }
+        }
+    }
+}
+
+/* ---- predictions ---------------------------------------------------------------- */
+
+static void add_pair(agl_table *table, const agl_report_platform *p, const agl_report_entry *e,
+                     agl_words what, double predicted, double measured)
+{
+    if (!isfinite(predicted) || !isfinite(measured) || !(measured > 0)) return;
+    agl_words *row = add_row(table, p->source);
+    if (row == NULL) return;
+    row[0] = same("%s", p->title);
+    row[1] = same("%s", e->format->title);
+    row[2] = what;
+    row[3] = amount(predicted);
+    row[4] = amount(measured);
+    row[5] = same("%+.1f %%", 100 * (predicted / measured - 1));
+}
+
+static void predictions(agl_table *table, const agl_report *report)
+{
+    const agl_words head[] = {pair("Platform", "平台"),     pair("Format", "精度"),
+                              pair("Number", "数字"),       pair("Predicted", "预测"),
+                              pair("Measured", "实测"), pair("Off by", "偏差")};
+    set_head(table, pair("Predicted beside measured", "预测与实测"),
+             pair("Efficiencies are fitted to first token, token gap and screenshot of batch 1: a "
+                  "single file agrees with itself there. Sizes and rates are not fitted.",
+                  "效率由并发 1 的首词元、词元间隔与截图拟合：只有一个文件时自然吻合。大小与吞吐未参与拟合。"),
+             head, AGL_COUNT(head));
+    for (size_t i = 0; i < report->platform_count; i++) {
+        const agl_report_platform *p = &report->platforms[i];
+        if (p->source != AGL_SOURCE_MEASURED) continue;
+        for (size_t k = 0; k < p->entry_count; k++) {
+            const agl_report_entry *e = &p->entries[k];
+            const agl_result_run *run = &p->result->runs[k];
+            const agl_prediction *a = &e->prediction;
+            if (a->plan.parameters == 0) continue;
+            add_pair(table, p, e, pair("weights, GB", "权重 (GB)"),
+                     1e-9 * (double)a->plan.weight_bytes, 1e-9 * run->weight_bytes);
+            add_pair(table, p, e, pair("largest batch", "最大并发"), a->batch_max, run->batch_max);
+            add_pair(table, p, e, pair("first token, ms", "首词元 (ms)"), a->ttft_ms, e->ttft_ms);
+            add_pair(table, p, e, pair("token gap, ms", "词元间隔 (ms)"), a->itl_ms, e->itl_ms);
+            add_pair(table, p, e, pair("screenshot alone, ms", "仅截图 (ms)"), a->image_ttft_ms,
+                     run->image_ttft_ms);
+            add_pair(table, p, e, pair("best tokens/s", "最大吞吐 (词元/s)"), a->throughput,
+                     run->max_throughput);
         }
     }
 }
@@ -353,11 +400,11 @@ agl_words agl_report_remark(const agl_report_platform *p)
         out.en, sizeof out.en,
         "%.0f streams at %.3g ms a token would give %.0f tokens/s; %.0f are reported. For this "
         "hardware %.1f ms a token are predicted.",
-        e->batch_max, e->itl_ms, streams, e->throughput, e->predicted_itl_ms);
+        e->batch_max, e->itl_ms, streams, e->throughput, e->prediction.itl_ms);
     snprintf(
         out.zh, sizeof out.zh,
         "%.0f 路、每词元 %.3g ms 应得 %.0f 词元/s，而报告为 %.0f。该硬件的预测值约为每词元 %.1f ms。",
-        e->batch_max, e->itl_ms, streams, e->throughput, e->predicted_itl_ms);
+        e->batch_max, e->itl_ms, streams, e->throughput, e->prediction.itl_ms);
     return out;
 }
 
@@ -386,7 +433,7 @@ agl_status agl_report_tables(agl_table tables[AGL_REPORT_TABLES], const agl_repo
                              agl_error *err)
 {
     static void (*const FILL[AGL_REPORT_TABLES])(agl_table *, const agl_report *) = {
-        support, configurations, performance, scenarios, batches};
+        support, configurations, performance, scenarios, predictions, batches};
     for (int i = 0; i < AGL_REPORT_TABLES; i++) {
         tables[i].rows = calloc(AGL_TABLE_ROWS_MAX, sizeof *tables[i].rows);
         if (tables[i].rows == NULL)

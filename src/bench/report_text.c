@@ -23,6 +23,7 @@ static void put_cell(agl_buffer *out, const char *text)
 
 static void put_table(agl_buffer *out, const agl_table *table, bool chinese)
 {
+    if (table->row_count == 0) return;
     agl_buffer_append_format(out, "\n## %s\n\n%s\n\n|", in(&table->title, chinese),
                              in(&table->note, chinese));
     for (size_t c = 0; c < table->columns; c++) put_cell(out, in(&table->head[c], chinese));
@@ -77,6 +78,7 @@ void agl_report_csv(agl_buffer *out, const agl_table *tables, bool chinese)
 {
     for (int i = 0; i < AGL_REPORT_TABLES; i++) {
         const agl_table *table = &tables[i];
+        if (table->row_count == 0) continue;
         put_field(out, in(&table->title, chinese));
         agl_buffer_append_text(out, "\r\n");
         for (size_t c = 0; c < table->columns; c++) {

@@ -251,6 +251,9 @@ def test_plan_knows_the_measured_h200():
     compared = text.split("off by", 1)
     assert len(compared) == 2 and "NVIDIA H200" in text and "EPYC" not in text
     assert "off by" not in run("plan", "--hardware", "L40S", "--dtype", "bf16").stdout
+    markdown = run("bench", "report", ROOT / "docs" / "platforms" / "results" / "h200.json").stdout
+    beside = markdown.split("## Predicted beside measured")[1].split("##")[0]
+    assert all(f"| NVIDIA H200 | BF16 | {number} |" in beside for number in ("weights, GB", "token gap, ms", "best tokens/s"))
     row, = json.loads(run("plan", "--hardware", "H200", "--memory", measured["device"]["memory_bytes"] / 1e9, "--dtype", "bf16",
                           "--json").stdout)
     done, = (r for r in measured["runs"] if r["format"] == "bf16")
