@@ -347,8 +347,8 @@ static bool tell(void *user, const agl_kernel_time *k)
         fflush(stdout);
     }
     agl_buffer_append_format(&s->json, "%s\n {\"name\":\"%s\",\"shape\":\"%s\",\"rows\":%lld,"
-                             "\"seconds\":%.9f,\"bytes\":%.0f,\"flops\":%.0f,\"bound\":\"%s\","
-                             "\"floor_s\":%.9f,\"achieved\":%.4f}",
+                             "\"seconds\":%.6g,\"bytes\":%.0f,\"flops\":%.0f,\"bound\":\"%s\","
+                             "\"floor_s\":%.6g,\"achieved\":%.4f}",
                              s->told++ > 0 ? "," : "", k->name, k->shape, (long long)k->rows,
                              k->seconds, k->bytes, k->flops, bound, floor_s, floor_s / k->seconds);
     return !*s->options->interrupted;
