@@ -101,7 +101,3 @@ def test_arrival_is_not_the_time_of_reading():
     assert got["client_lag_p99_ms"] > 500
     assert 1e3 * sent - 50 < got["mean_ttft_ms"] < 1e3 * (sent + stopped) / 2
     assert got["mean_itl_ms"] > 1e3 * (stopped - sent)
-
-
-if __name__ == "__main__":
-    raise SystemExit(subprocess.call([sys.executable, "-m", "pytest", "-q", __file__]))
