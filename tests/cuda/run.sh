@@ -106,7 +106,7 @@ run_demo() {
     for device in cpu "$DEVICE"; do
         for dtype in float32 bfloat16; do
             [ "$device $dtype" != "cpu bfloat16" ] || continue
-            serve --device "$device" --dtype "$dtype" --log-level warning || continue
+            serve --device "$device" --dtype "$dtype" --gpu-memory-utilization 0.1 --log-level warning || continue
             "$AUTOGLM" bench serve --base-url "http://127.0.0.1:$PORT" --dataset-name screens --num-prompts "$(full 40 1)" --max-concurrency 4 \
                 --random-output-len "$(full 96 4)" --quiet --allow-lag --save-detailed --save-result "$OUT/demo-$device-$dtype.json" >"$WORK/try.log" 2>&1
             stop_server

@@ -166,18 +166,20 @@ static double product_of(const linear_data *data, int part, int64_t r, int64_t r
     return sum;
 }
 
-static void check_y(const linear_data *data, const void *y, int64_t row_first, int64_t rows, int64_t sample)
+static void check_y(const linear_data *data, const void *y, int64_t row_first, int64_t rows, int64_t sample,
+                    const char *how)
 {
     const linear_case *c = &data->shape;
-    char what[96];
-    snprintf(what, sizeof what, "%s, %lld x %lld", agl_dtype_name(data->desc.dtype), (long long)data->out,
-             (long long)c->in);
+    char what[128];
     for (int64_t row = row_first; row < row_first + rows; row++) {
         int64_t out = 0;
         for (int part = 0; part < data->desc.part_count; part++) {
             for (int64_t r = 0; r < data->desc.parts[part].rows; r++, out++) {
                 if (out % sample != 0) continue;
                 double slack, sum = product_of(data, part, r, row, &slack);
+                snprintf(what, sizeof what, "%s %s, %lld x %lld, rows %lld: row %lld, output %lld",
+                         agl_dtype_name(data->desc.dtype), how, (long long)data->out, (long long)c->in,
+                         (long long)c->rows, (long long)row, (long long)out);
                 slack += step_of(data->y_dtype, fabs(sum) + slack);
                 test_close(what, (float)test_element(y, data->y_dtype, row * data->out + out), sum, slack);
             }
@@ -199,14 +201,14 @@ static void check_case(test_cuda *t, const linear_case *c, int64_t sample)
     size_t bytes = (size_t)(c->rows * data.out) * agl_dtype_bytes(data.y_dtype);
     run_rows(t, &data, 0, c->rows);
     void *y = download_y(t, &data);
-    check_y(&data, y, 0, c->rows, sample);
+    check_y(&data, y, 0, c->rows, sample, "at once");
 
     /* Alone and in other company; then the whole once more. */
     int64_t split = c->rows / 3;
     if (split > 0) run_rows(t, &data, 0, split);
     run_rows(t, &data, split, c->rows - split);
     void *apart = download_y(t, &data);
-    check_y(&data, apart, 0, c->rows, sample);
+    check_y(&data, apart, 0, c->rows, sample, "in two parts");
     if (!is_product(t, &data)) assert_memory_equal(apart, y, bytes);
     for (int64_t row = 0; row < c->rows && !is_product(t, &data); row++) run_rows(t, &data, row, 1);
     void *single = download_y(t, &data);
@@ -322,7 +324,7 @@ static void every_number_of_rows_is_right(void **state)
             /* The last ones, so that what lies before must stay. */
             run_rows(&t, &data, SHAPE.rows - rows, rows);
             void *y = download_y(&t, &data);
-            check_y(&data, y, SHAPE.rows - rows, rows, 1);
+            check_y(&data, y, SHAPE.rows - rows, rows, 1, "the last rows");
             free(y);
         }
         free_data(&t, &data);
@@ -374,7 +376,7 @@ static void many_shapes_come_and_go(void **state)
     void *first = download_y(&t, &data);
     for (int64_t rows = 17; rows <= SHAPE.rows; rows++) run_rows(&t, &data, 0, rows);
     void *y = download_y(&t, &data);
-    check_y(&data, y, 0, SHAPE.rows, 1);
+    check_y(&data, y, 0, SHAPE.rows, 1, "after many shapes");
     run_rows(&t, &data, 0, 17);
     void *last = download_y(&t, &data);
     assert_memory_equal(last, first, bytes);

@@ -32,9 +32,19 @@ agl_backend *test_cuda_create(agl_dtype activation)
 /* Only the emulator has this. */
 extern void emu_set_order(uint32_t order) __attribute__((weak));
 
+extern void emu_set_processors(int processors) __attribute__((weak));
+
+#define EMULATED_PROCESSORS 4
+
 bool test_cuda_is_real(void)
 {
     return emu_set_order == NULL;
+}
+
+void test_cuda_pretend_processors(int processors)
+{
+    if (emu_set_processors == NULL) return;
+    emu_set_processors(processors != 0 ? processors : EMULATED_PROCESSORS);
 }
 
 bool test_cuda_open(test_cuda *t, agl_dtype activation)

@@ -15,6 +15,10 @@ agl_backend *test_cuda_create(agl_dtype activation);
 /* True on a GPU: the largest shapes would take minutes when emulated. */
 bool test_cuda_is_real(void);
 
+/* SMs of the emulated device from the next test_cuda_open on; 0: the usual number. With 1 its blocks
+ * can wait for each other, for it runs them one after the other. A GPU stays as it is. */
+void test_cuda_pretend_processors(int processors);
+
 /* The CUDA backend and portable C side by side, each with a stream. */
 typedef struct {
     agl_backend *cuda, *cpu;

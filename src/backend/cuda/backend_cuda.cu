@@ -14,6 +14,9 @@
 
 #define REGION_ALIGN ((uint64_t)256)
 
+/* How many blocks have arrived: linear_skinny.cu. */
+#define CHAIN_BYTES ((uint64_t)sizeof(unsigned long long))
+
 /* ---- devices ----------------------------------------------------------------- */
 
 bool agl_backend_cuda_built(void)
@@ -62,7 +65,7 @@ static uint64_t workspace_bytes(const agl_backend *backend, const agl_backend_li
     const agl_cuda *cuda = (const agl_cuda *)backend;
     return aligned(agl_cuda_products_bytes(cuda, limits)) +
            aligned(agl_cuda_attention_bytes(cuda, limits)) +
-           aligned(agl_cuda_sample_bytes(cuda, limits));
+           aligned(agl_cuda_sample_bytes(cuda, limits)) + aligned(CHAIN_BYTES);
 }
 
 static agl_cuda_region cut(unsigned char **at, uint64_t bytes)
@@ -86,6 +89,7 @@ static agl_status workspace_reserve(agl_backend *backend, const agl_backend_limi
     cuda->products_space = cut(&at, agl_cuda_products_bytes(cuda, limits));
     cuda->attention_space = cut(&at, agl_cuda_attention_bytes(cuda, limits));
     cuda->sample_space = cut(&at, agl_cuda_sample_bytes(cuda, limits));
+    cuda->chain_space = cut(&at, CHAIN_BYTES);
     return agl_cuda_sampler_create(&cuda->sampler, cuda, err);
 }
 
@@ -167,6 +171,7 @@ static agl_status read_properties(agl_cuda *cuda, agl_error *err)
     cuda->capability = 10 * properties->major + properties->minor;
     cuda->processors = properties->multiProcessorCount;
     cuda->shared_bytes_max = properties->sharedMemPerBlockOptin;
+    cuda->blocks_meet = properties->cooperativeLaunch;
     cuda->base.memory_total = total_bytes;
     cuda->base.memory_free = free_bytes;
     snprintf(cuda->description, sizeof cuda->description, "cuda:%d (%.80s, sm_%d, %.0f GB)",

@@ -20,6 +20,7 @@ extern "C" {
 
 typedef struct agl_cuda_products agl_cuda_products; /* matrix products: library handle, chosen algorithms */
 typedef struct agl_cuda_sampler agl_cuda_sampler;   /* sampling: pinned blocks, results under way */
+typedef struct agl_cuda_chain agl_cuda_chain;       /* linear_skinny.cu: products not launched yet */
 
 typedef struct {
     void *data;                         /* 256-byte aligned device memory                    */
@@ -32,10 +33,12 @@ typedef struct {
     int capability;                     /* 80, 86, 89, 90, 120                               */
     int processors;                     /* SMs                                               */
     size_t shared_bytes_max;            /* of one block, opted in                            */
+    bool blocks_meet;                   /* the blocks of a kernel can wait for each other    */
     void *tensor_map_encode;            /* the driver's; NULL: attention_wgmma.cu declines   */
     agl_backend_limits limits;          /* the workspace below is made for these             */
     void *workspace;                    /* the regions, one behind the other                 */
-    agl_cuda_region products_space, attention_space, sample_space;
+    agl_cuda_region products_space, attention_space, sample_space, chain_space;
+    agl_stream *chains;                 /* the only stream whose products may form chains    */
     agl_cuda_products *products;
     agl_cuda_sampler *sampler;          /* made with the workspace                           */
     agl_stream *filling;                /* clears new memory and carries weights in          */
@@ -52,6 +55,8 @@ typedef struct {
     size_t staging_used;                /* of the half being filled                          */
     cudaEvent_t staging_free[2];        /* the half's copies have been made                  */
     int staging_next;                   /* the half being filled                             */
+    agl_cuda_chain *chain;
+    bool chain_pending;                 /* something in `chain` is to be launched            */
 } agl_cuda_stream;
 
 /* A linear layer on the device: [out, in] row-major in the activation dtype. */
@@ -68,9 +73,18 @@ static inline agl_cuda *agl_cuda_of(const agl_stream *stream)
     return (agl_cuda *)stream->backend;
 }
 
-static inline cudaStream_t agl_cuda_queue(const agl_stream *stream)
+/* linear_skinny.cu. Launches what is pending; made and freed with the stream. */
+agl_status agl_cuda_chain_create(agl_stream *stream);
+void agl_cuda_chain_destroy(agl_stream *stream);
+void agl_cuda_chain_launch(agl_stream *stream);
+
+/* Where work goes that must come behind all operations so far: everything but the products of one
+ * row and their norms, which may wait for each other (linear_skinny.cu). */
+static inline cudaStream_t agl_cuda_queue(agl_stream *stream)
 {
-    return ((const agl_cuda_stream *)stream)->cuda;
+    agl_cuda_stream *own = (agl_cuda_stream *)stream;
+    if (own->chain_pending) agl_cuda_chain_launch(stream);
+    return own->cuda;
 }
 
 /* AGL_OK, or AGL_ERR_DEVICE (AGL_ERR_MEMORY when memory is out) with "<what>: <CUDA's text>" in err. */

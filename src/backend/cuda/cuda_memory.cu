@@ -114,7 +114,8 @@ void agl_cuda_free(agl_backend *backend, void *memory)
 /* The other half of the ring, once nothing in it is still to be copied. */
 static cudaError_t turn_over(agl_cuda_stream *stream)
 {
-    cudaError_t error = cudaEventRecord(stream->staging_free[stream->staging_next], stream->cuda);
+    cudaError_t error = cudaEventRecord(stream->staging_free[stream->staging_next],
+                                        agl_cuda_queue(&stream->base));
     if (error != cudaSuccess) return error;
     stream->staging_next ^= 1;
     stream->staging_used = 0;
@@ -133,7 +134,7 @@ agl_status agl_cuda_upload(agl_stream *stream, void *device, const void *host, s
         unsigned char *staged = to->staging + (size_t)to->staging_next * half + to->staging_used;
         memcpy(staged, (const char *)host + done, piece);
         if (cudaMemcpyAsync((char *)device + done, staged, piece, cudaMemcpyHostToDevice,
-                            to->cuda) != cudaSuccess) {
+                            agl_cuda_queue(stream)) != cudaSuccess) {
             return AGL_ERR_DEVICE;
         }
         to->staging_used += (piece + STAGING_ALIGN - 1) / STAGING_ALIGN * STAGING_ALIGN;
@@ -185,6 +186,9 @@ agl_status agl_cuda_stream_create(agl_backend *backend, agl_stream **out, agl_er
     stream->base.backend = backend;
     cudaError_t error = cudaSetDevice(cuda->device);
     if (error == cudaSuccess) error = open_stream(stream);
+    if (error == cudaSuccess && agl_cuda_chain_create(&stream->base) != AGL_OK) {
+        error = cudaErrorMemoryAllocation;
+    }
     if (error != cudaSuccess) {
         agl_cuda_stream_destroy(&stream->base);
         return agl_cuda_check(error, "a stream cannot be created", err);
@@ -198,7 +202,8 @@ void agl_cuda_stream_destroy(agl_stream *stream)
     if (stream == NULL) return;
     agl_cuda_stream *old = cuda_stream(stream);
     agl_cuda_enter(agl_cuda_of(stream));
-    if (old->cuda != NULL) cudaStreamSynchronize(old->cuda);
+    if (old->cuda != NULL) cudaStreamSynchronize(agl_cuda_queue(stream));
+    agl_cuda_chain_destroy(stream);
     for (int i = 0; i < 2; i++) {
         if (old->staging_free[i] != NULL) cudaEventDestroy(old->staging_free[i]);
     }

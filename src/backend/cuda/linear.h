@@ -15,6 +15,10 @@ extern "C" {
 agl_status agl_cuda_linear_skinny(agl_stream *stream, const agl_linear_args *args);
 agl_status agl_cuda_linear_skinny_swiglu(agl_stream *stream, const agl_linear_swiglu_args *args);
 agl_status agl_cuda_linear_skinny_rope(agl_stream *stream, const agl_linear_rope_store_args *args);
+/* norms.cu asks first: true if the norm waits for the product that reads its y, as part of its chain. */
+bool agl_cuda_chain_norm(agl_stream *stream, const agl_rmsnorm_args *args);
+agl_status agl_cuda_rmsnorm_alone(agl_stream *stream, const agl_rmsnorm_args *args);
+
 agl_status agl_cuda_linear_plain(agl_stream *stream, const agl_linear_args *args);
 agl_status agl_cuda_linear_products(agl_stream *stream, const agl_linear_args *args);
 

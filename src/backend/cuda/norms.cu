@@ -19,46 +19,15 @@
  *           warp, a butterfly over the warps. It depends on hidden alone, so a row has the same
  *           bits in every batch. y rounds once; F16 saturates. */
 #include "backend/cuda/launch.cuh"
+#include "backend/cuda/linear.h"
+#include "backend/cuda/norms.cuh"
 #include "backend/cuda/ptx.cuh"
-#include "backend/cuda/rows.cuh"
 
 #include <assert.h>
 
 #define ROW_THREADS_MAX 1024
 #define ANY_THREADS 512
 #define THREADS_PER_PROCESSOR 2048
-
-/* ---- sums ------------------------------------------------------------------------ */
-
-/* Sums of a block with one barrier each. Two lines take turns: a thread that writes line 0
- * again has passed the barrier of line 1, and so has every reader of the old line 0. */
-typedef struct {
-    float lines[2][WARP_LANES];
-} sum_lines;
-
-static __device__ __forceinline__ float row_sum(float v, sum_lines *shared, int *turn)
-{
-    float *line = shared->lines[*turn];
-    int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
-    int warps = blockDim.x / WARP_LANES;
-    *turn ^= 1;
-    v = warp_sum(v);
-    if (lane == 0) line[warp] = v;
-    __syncthreads();
-    return warp_sum(lane < warps ? line[lane] : 0.0f);
-}
-
-static __device__ __forceinline__ float squares8(const float *v)
-{
-    float sum = 0.0f;
-    for (int i = 0; i < VECTOR; i++) sum += v[i] * v[i];
-    return sum;
-}
-
-static __device__ __forceinline__ float rms_scale(float squares, int64_t hidden, float eps)
-{
-    return 1.0f / sqrtf(squares / (float)hidden + eps);
-}
 
 /* ---- RMS norm ---------------------------------------------------------------------- */
 
@@ -80,17 +49,12 @@ static __global__ void __launch_bounds__(ROW_THREADS_MAX) rmsnorm_row(agl_rmsnor
         if (inside) load8(x, args.x + at);
         if (args.delta != NULL) {
             if (inside) load8(delta, args.delta + at);
-            if (args.delta_weight != NULL) {
-                float scale = rms_scale(row_sum(squares8(delta), &shared, &turn), hidden, args.eps);
-                for (int i = 0; i < VECTOR; i++) x[i] += delta[i] * scale * delta_weight[i];
-            } else {
-                for (int i = 0; i < VECTOR; i++) x[i] += delta[i];
-            }
+            add_delta8(x, delta, delta_weight, args.delta_weight != NULL, hidden, args.eps, &shared,
+                       &turn);
             if (inside) store8(args.x + at, x);
         }
         if (args.y != NULL) {
-            float scale = rms_scale(row_sum(squares8(x), &shared, &turn), hidden, args.eps);
-            for (int i = 0; i < VECTOR; i++) x[i] *= scale * weight[i];
+            normalise8(x, x, weight, hidden, args.eps, &shared, &turn);
             if (inside) store8((Y *)args.y + at, x);
         }
     }
@@ -242,13 +206,18 @@ static agl_status launch_layernorm(agl_stream *stream, const agl_layernorm_args 
                              dim3(threads), 0, *args);
 }
 
+extern "C" agl_status agl_cuda_rmsnorm_alone(agl_stream *stream, const agl_rmsnorm_args *args)
+{
+    agl_dtype dtype = args->y_f32 ? AGL_F32 : stream->backend->activation;
+    AGL_CUDA_BY_ACTIVATION(dtype, Y, return launch_rmsnorm<Y>(stream, args));
+}
+
 extern "C" agl_status agl_cuda_rmsnorm(agl_stream *stream, const agl_rmsnorm_args *args)
 {
     assert(args->delta == NULL || (const void *)args->x != args->y);
     assert(args->y == NULL || args->weight != NULL);
-    if (args->rows < 1) return AGL_OK;
-    agl_dtype dtype = args->y_f32 ? AGL_F32 : stream->backend->activation;
-    AGL_CUDA_BY_ACTIVATION(dtype, Y, return launch_rmsnorm<Y>(stream, args));
+    if (args->rows < 1 || agl_cuda_chain_norm(stream, args)) return AGL_OK;
+    return agl_cuda_rmsnorm_alone(stream, args);
 }
 
 extern "C" agl_status agl_cuda_layernorm(agl_stream *stream, const agl_layernorm_args *args)

@@ -109,6 +109,24 @@ static __device__ __forceinline__ float ptx_exp2(float x)
     return y;
 }
 
+/* Behind all this thread wrote and has seen written. */
+static __device__ __forceinline__ void ptx_add_release(unsigned long long *count, unsigned long long value)
+{
+    asm volatile("red.add.release.gpu.global.u64 [%0], %1;" ::"l"(count), "l"(value) : "memory");
+}
+
+static __device__ __forceinline__ unsigned long long ptx_load_relaxed(const unsigned long long *count)
+{
+    unsigned long long value;
+    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(count) : "memory");
+    return value;
+}
+
+static __device__ __forceinline__ void ptx_fence_device(void)
+{
+    asm volatile("fence.acq_rel.gpu;" ::: "memory");
+}
+
 /* In a kernel launched early (launch.cuh): wait until the kernels before it have finished and
  * their writes are visible. Nothing of theirs may be read, and nothing written, before this. */
 static __device__ __forceinline__ void ptx_wait_for_previous(void)

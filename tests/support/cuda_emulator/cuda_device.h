@@ -22,6 +22,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __launch_bounds__(...)
+#define __grid_constant__
 /* Thread-local, so that all of them lie together (the TLS segment of the program, which has no
  * other such variable) and can be poisoned before every block. */
 #define __shared__ static thread_local

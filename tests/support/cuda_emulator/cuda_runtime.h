@@ -96,7 +96,7 @@ typedef enum cudaStreamCaptureStatus {
 typedef struct cudaDeviceProp {
     char name[256];
     size_t totalGlobalMem, sharedMemPerBlock, sharedMemPerBlockOptin, sharedMemPerMultiprocessor;
-    int major, minor, multiProcessorCount, warpSize, maxThreadsPerBlock, l2CacheSize;
+    int cooperativeLaunch, major, minor, multiProcessorCount, warpSize, maxThreadsPerBlock, l2CacheSize;
     int memoryBusWidth, pciBusID, pciDeviceID, pciDomainID, integrated;
 } cudaDeviceProp;
 

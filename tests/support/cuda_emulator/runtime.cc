@@ -189,6 +189,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device)
     p->major = device_capability / 10;
     p->minor = device_capability % 10;
     p->multiProcessorCount = device_processors;
+    p->cooperativeLaunch = device_processors == 1; /* blocks run one after the other */
     p->warpSize = 32;
     p->maxThreadsPerBlock = THREADS_MAX;
     p->l2CacheSize = 1 << 20;
