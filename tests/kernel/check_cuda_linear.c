@@ -264,7 +264,11 @@ static void check_swiglu(test_cuda *t, const linear_case *c)
             double slack = 1.1 * gate_slack * (fabs(up) + up_slack) + fabs(silu) * up_slack;
             slack += 0x1p-20 * fabs(want) + 0x1p-126;
             slack += step_of(t->activation, fabs(want) + slack);
-            test_close("swiglu of a product", (float)test_element(y, t->activation, row * width + r), want, slack);
+            char what[160];
+            snprintf(what, sizeof what, "%s, swiglu of %lld x %lld, rows %lld: row %lld, output %lld",
+                     agl_dtype_name(t->activation), (long long)data.out, (long long)c->in, (long long)c->rows,
+                     (long long)row, (long long)r);
+            test_close(what, (float)test_element(y, t->activation, row * width + r), want, slack);
         }
     }
     for (int64_t row = 0; row < c->rows && c->rows <= 8; row++) run_swiglu(t, &data, wide, row, 1);
@@ -304,10 +308,15 @@ static void swiglu_is_right_and_independent_of_the_batch(void **state)
 {
     (void)state;
     for (size_t d = 0; d < AGL_COUNT(DTYPES); d++) {
-        test_cuda t;
-        if (!open_device(&t, DTYPES[d])) return;
-        for (size_t i = 0; i < AGL_COUNT(SWIGLU_CASES); i++) check_swiglu(&t, &SWIGLU_CASES[i]);
-        test_cuda_close(&t);
+        for (int processors = 0; processors < 2; processors++) { /* 1: products of one row may wait */
+            test_cuda t;
+            test_cuda_pretend_processors(processors);
+            bool opened = open_device(&t, DTYPES[d]);
+            test_cuda_pretend_processors(0);
+            if (!opened) return;
+            for (size_t i = 0; i < AGL_COUNT(SWIGLU_CASES); i++) check_swiglu(&t, &SWIGLU_CASES[i]);
+            test_cuda_close(&t);
+        }
     }
 }
 

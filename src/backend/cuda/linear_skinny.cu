@@ -305,7 +305,7 @@ static void take_norm(agl_cuda_chain *chain, skinny_link *link)
 static agl_status add_link(agl_stream *stream, skinny_link *link)
 {
     agl_cuda_stream *owner = (agl_cuda_stream *)stream;
-    agl_cuda_chain *chain = link->rows == 1 && warps_of(stream) > 0 ? chain_of(stream) : NULL;
+    agl_cuda_chain *chain = link->rows == 1 ? chain_of(stream) : NULL;
     if (chain == NULL) {
         skinny_chain alone = {};
         alone.links[0] = *link, alone.count = 1;
@@ -326,10 +326,12 @@ static agl_status add_link(agl_stream *stream, skinny_link *link)
 
 /* ---- operations ---------------------------------------------------------------- */
 
-/* What all have in common; false: a size is out of range. */
-static bool fill_link(skinny_link *link, const void *x, void *y, const agl_weight *base, int64_t rows)
+/* What all have in common; false: the device, its activations or a size do not fit. */
+static bool fill_link(skinny_link *link, const agl_stream *stream, const void *x, void *y,
+                      const agl_weight *base, int64_t rows)
 {
     const agl_cuda_weight *weight = (const agl_cuda_weight *)base;
+    if (stream->backend->activation == AGL_F32 || warps_of(stream) == 0) return false;
     if (rows > INT16_MAX || base->out > INT32_MAX - TILE_ROWS || base->in > INT32_MAX / 2) return false;
     link->x = x, link->x_stride = base->in, link->rows = (int)rows, link->y = y;
     link->weight = weight->data, link->bias = weight->bias;
@@ -340,7 +342,9 @@ static bool fill_link(skinny_link *link, const void *x, void *y, const agl_weigh
 extern "C" agl_status agl_cuda_linear_skinny(agl_stream *stream, const agl_linear_args *args)
 {
     skinny_link link = {};
-    if (!fill_link(&link, args->x, args->y, args->weight, args->rows)) return AGL_ERR_UNSUPPORTED;
+    if (!fill_link(&link, stream, args->x, args->y, args->weight, args->rows)) {
+        return AGL_ERR_UNSUPPORTED;
+    }
     link.x_stride = args->x_stride, link.y_f32 = args->y_f32;
     link.width = link.out;
     return add_link(stream, &link);
@@ -350,7 +354,9 @@ extern "C" agl_status agl_cuda_linear_skinny_swiglu(agl_stream *stream,
                                                     const agl_linear_swiglu_args *args)
 {
     skinny_link link = {};
-    if (!fill_link(&link, args->x, args->y, args->weight, args->rows)) return AGL_ERR_UNSUPPORTED;
+    if (!fill_link(&link, stream, args->x, args->y, args->weight, args->rows)) {
+        return AGL_ERR_UNSUPPORTED;
+    }
     link.swiglu = true;
     link.width = link.high = link.out / 2;
     return add_link(stream, &link);
@@ -361,8 +367,8 @@ extern "C" agl_status agl_cuda_linear_skinny_rope(agl_stream *stream,
 {
     skinny_link link = {};
     const agl_rope_store_args *rope = &args->rope;
-    if (!fill_link(&link, args->x, rope->qkv, args->weight, rope->tokens)) return AGL_ERR_UNSUPPORTED;
-    if (rope->kv.dtype != stream->backend->activation || rope->kv.head_dim % 2 != 0) {
+    if (!fill_link(&link, stream, args->x, rope->qkv, args->weight, rope->tokens) ||
+        rope->kv.dtype != stream->backend->activation || rope->kv.head_dim % 2 != 0) {
         return AGL_ERR_UNSUPPORTED;
     }
     link.rotates = true, link.rope = *rope;
