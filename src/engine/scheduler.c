@@ -2,6 +2,7 @@
 #include "engine/scheduler.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,9 +10,11 @@
 #include "engine/engine.h"
 
 /* While others decode, a step with prompt rows may last this long, or this many times a step
- * of decoding alone: running streams see a hiccup, not a stall. */
+ * of decoding alone: running streams see a hiccup, not a stall. Where more prompts wait than
+ * streams are held up it may last longer by their ratio, up to a limit. */
 #define MIXED_STEP_S 0.050
 #define MIXED_STEP_FACTOR 3.0
+#define MIXED_STEP_RATIO_MAX 5.0
 #define CHUNK_ROWS_MIN 16
 
 /* Steps that are cut by time anyway end at full tiles of matrix products; and few different sizes
@@ -296,6 +299,16 @@ bool agl_scheduler_can_run_ahead(const agl_scheduler *scheduler, const agl_step_
     return needed <= available;
 }
 
+/* Sequences whose prompt is not through yet and that have a slot, or would get one. */
+static uint32_t prompts_at_hand(const agl_scheduler *scheduler)
+{
+    uint32_t open = 0, free_slots = scheduler->options.max_sequences - scheduler->slots_used;
+    for (uint32_t i = 0; i < scheduler->running_count; i++) {
+        open += !is_decoding(scheduler->running[i]);
+    }
+    return open + (scheduler->waiting_count < free_slots ? scheduler->waiting_count : free_slots);
+}
+
 /* Rows that prompts may add to this step. */
 static uint32_t prompt_rows_max(const agl_scheduler *scheduler)
 {
@@ -303,7 +316,9 @@ static uint32_t prompt_rows_max(const agl_scheduler *scheduler)
     if (scheduler->plan->decode_rows == 0 || scheduler->options.whole_prompts ||
         scheduler->prompt_row_s <= 0.0) return left;
     double target = scheduler->decode_step_s * MIXED_STEP_FACTOR;
-    if (target < MIXED_STEP_S) target = MIXED_STEP_S;
+    double ratio = (double)prompts_at_hand(scheduler) / scheduler->plan->decode_rows;
+    double longest = MIXED_STEP_S * fmin(fmax(ratio, 1.0), MIXED_STEP_RATIO_MAX);
+    if (target < longest) target = longest;
     double rows = (target - scheduler->decode_step_s) / scheduler->prompt_row_s;
     if (rows < CHUNK_ROWS_MIN) rows = CHUNK_ROWS_MIN;
     if (rows >= left) return left;
