@@ -9,7 +9,8 @@
  *     P.tail   [1] I32          how many of the last rows' logits are wanted
  *     P.pixels [height, width, 3] U8, optional
  * OUT gets F32 values, prompt after prompt: the image's rows [cells, hidden], then the logits
- * [tail, vocab]. The rows before the tail run as a step of their own: a chunked prompt. */
+ * [tail, vocab]. The rows before the tail run as a step of their own, and the last 16 one by one, as
+ * tokens that were generated: a chunked prompt and decoding. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -21,6 +22,8 @@
 #include "base/file_map.h"
 #include "model/weights.h"
 #include "support/test_decoder.h"
+
+#define DECODED_ROWS 16
 
 typedef struct {
     agl_file_map map;
@@ -74,8 +77,12 @@ static void run_prompt(test_decoder *decoder, const prompt_file *file, const cha
     test_sequence_init(sequence, decoder, ids->data, count, (const int32_t(*)[2])cells, visual);
     float *logits = floats(wanted * vocab);
     size_t head = count - wanted;
+    size_t decoded = wanted < DECODED_ROWS ? wanted : DECODED_ROWS, prompt_rows = wanted - decoded, one = 1;
     if (head > 0) test_decoder_step(decoder, &sequence, &head, 1, false, NULL);
-    test_decoder_step(decoder, &sequence, &wanted, 1, true, logits);
+    if (prompt_rows > 0) test_decoder_step(decoder, &sequence, &prompt_rows, 1, true, logits);
+    for (size_t row = prompt_rows; row < wanted; row++) {
+        test_decoder_step(decoder, &sequence, &one, 1, true, logits + row * vocab);
+    }
     write_floats(out, logits, wanted * vocab);
     free(logits);
     free(sequence);

@@ -29,6 +29,7 @@ agl_engine *test_engine_open(const char *folder, const agl_engine_options *given
         options.device = device != NULL ? device : "cpu";
         if (device != NULL && options.dtype == NULL) options.dtype = "float32";
     }
+    if (options.memory_utilization == 0) options.memory_utilization = 0.1; /* beside other checks */
     if (options.threads == 0) options.threads = 1;
     if (options.max_model_len == 0) options.max_model_len = 1024;
     if (options.max_num_seqs == 0) options.max_num_seqs = 64;
