@@ -69,12 +69,12 @@ static __device__ __forceinline__ void meeting_wait(const meeting *all)
 {
     if (threadIdx.x == 0) {
         while (ptx_load_relaxed(all->count) < all->wanted) {}
-        ptx_fence_device();
+        ptx_load_acquire(all->count);       /* once: it empties the L1 */
     }
     __syncthreads();
 }
 
-/* The link's row of x behind its norm, to shared memory; `residual`: the thread's values of x. */
+/* The link's row of x behind its norm, to shared memory; `residual`: the thread's values of norm->x. */
 template <typename T, int WARPS, int STAGES>
 static __device__ __forceinline__ const T *normalise_row(skinny_shared<WARPS, STAGES> *shared,
                                                          const skinny_norm *norm, int hidden,
@@ -86,7 +86,6 @@ static __device__ __forceinline__ const T *normalise_row(skinny_shared<WARPS, ST
     const int column = (int)threadIdx.x * VECTOR;
     const bool inside = column < hidden;
     float delta[VECTOR] = {}, y[VECTOR];
-    if (inside && norm->reads_x) load8(residual, norm->x + column);
     if (norm->delta != NULL) {
         if (inside) load8(delta, norm->delta + column);
         add_delta8(residual, delta, delta_weight, norm->delta_weight != NULL, hidden, norm->eps,
@@ -122,17 +121,17 @@ linear_skinny(const __grid_constant__ skinny_chain chain)
         const skinny_norm *norm = &link->norm;
         const int column = (int)threadIdx.x * VECTOR;
         float weight[VECTOR] = {}, delta_weight[VECTOR] = {};
-        if (norm->weight != NULL && column < link->in) {
-            load8(weight, norm->weight + column);
-            if (norm->delta_weight != NULL) load8(delta_weight, norm->delta_weight + column);
-        }
-        if (i > 0) {
-            meeting_wait(&all);
-        } else {
+        const bool normed = norm->weight != NULL && column < link->in;
+        if (normed) load8(weight, norm->weight + column);
+        if (normed && norm->delta_weight != NULL) load8(delta_weight, norm->delta_weight + column);
+        if (i == 0) {
             ptx_wait_for_previous();
             ptx_release_next();
             if (meets) meeting_begin(&all, chain.arrivals);
         }
+        /* No link writes x before the last norm does. */
+        if (normed && norm->reads_x) load8(residual, norm->x + column);
+        if (i > 0) meeting_wait(&all);
         const T *x = (const T *)link->x;
         if (norm->weight != NULL) {
             x = normalise_row<T>(shared, norm, link->in, residual, weight, delta_weight, &turn);

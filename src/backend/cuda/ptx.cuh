@@ -122,9 +122,12 @@ static __device__ __forceinline__ unsigned long long ptx_load_relaxed(const unsi
     return value;
 }
 
-static __device__ __forceinline__ void ptx_fence_device(void)
+/* What was written before the ptx_add_release that it sees is visible to this thread afterwards. */
+static __device__ __forceinline__ unsigned long long ptx_load_acquire(const unsigned long long *count)
 {
-    asm volatile("fence.acq_rel.gpu;" ::: "memory");
+    unsigned long long value;
+    asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(count) : "memory");
+    return value;
 }
 
 /* In a kernel launched early (launch.cuh): wait until the kernels before it have finished and

@@ -67,7 +67,7 @@ static inline float ptx_exp2(float x) { return exp2f(x); }
 
 static inline void ptx_add_release(unsigned long long *count, unsigned long long value) { *count += value; }
 static inline unsigned long long ptx_load_relaxed(const unsigned long long *count) { return *count; }
-static inline void ptx_fence_device(void) {}
+static inline unsigned long long ptx_load_acquire(const unsigned long long *count) { return *count; }
 
 static inline void ptx_wait_for_previous(void) { emu_wait_for_previous(); }
 static inline void ptx_release_next(void) {}
