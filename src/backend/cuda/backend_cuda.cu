@@ -158,6 +158,23 @@ static agl_status find_device(agl_cuda *cuda, int device, agl_error *err)
     return agl_cuda_check(cudaSetDevice(device), "the GPU cannot be used", err);
 }
 
+/* Whether the blocks of a kernel, one an SM, can wait for each other. Under MPS two programs may run
+ * at once, and each could hold SMs that the other waits for. */
+static bool blocks_meet(const agl_cuda *cuda, const cudaDeviceProp *properties)
+{
+#if CUDART_VERSION >= 12050
+    int shared = 0;
+    if (cudaDeviceGetAttribute(&shared, cudaDevAttrMpsEnabled, cuda->device) != cudaSuccess) {
+        cudaGetLastError();
+        return false;
+    }
+    return properties->cooperativeLaunch && !shared;
+#else
+    (void)cuda, (void)properties;
+    return false;
+#endif
+}
+
 static agl_status read_properties(agl_cuda *cuda, agl_error *err)
 {
     cudaDeviceProp *properties = (cudaDeviceProp *)calloc(1, sizeof *properties);
@@ -171,7 +188,7 @@ static agl_status read_properties(agl_cuda *cuda, agl_error *err)
     cuda->capability = 10 * properties->major + properties->minor;
     cuda->processors = properties->multiProcessorCount;
     cuda->shared_bytes_max = properties->sharedMemPerBlockOptin;
-    cuda->blocks_meet = properties->cooperativeLaunch;
+    cuda->blocks_meet = blocks_meet(cuda, properties);
     cuda->base.memory_total = total_bytes;
     cuda->base.memory_free = free_bytes;
     snprintf(cuda->description, sizeof cuda->description, "cuda:%d (%.80s, sm_%d, %.0f GB)",

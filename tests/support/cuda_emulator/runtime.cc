@@ -171,7 +171,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int dev
     case cudaDevAttrGlobalMemoryBusWidth: *value = 64; break;
     case cudaDevAttrL2CacheSize: *value = 1 << 20; break;
     case cudaDevAttrConcurrentKernels: *value = 1; break;
-    case cudaDevAttrIntegrated: *value = 0; break;
+    case cudaDevAttrIntegrated: case cudaDevAttrMpsEnabled: *value = 0; break;
     default: emu_fail("device attribute %d is not emulated", (int)attribute);
     }
     return cudaSuccess;
