@@ -99,14 +99,20 @@ static void judge(agl_plan_row *row, const agl_engine_options *engine)
     }
 }
 
+/* The plan's picture behind so much text. */
+static double image_first_token_s(const agl_roofline *r, double text_tokens)
+{
+    double tokens = (double)r->plan.image_tokens;
+    return agl_roofline_vision_s(r, (double)r->plan.image_patches, tokens) +
+           agl_roofline_prefill_s(r, text_tokens + tokens, 0);
+}
+
 static void predict(agl_plan_row *row, const agl_efficiency *efficiency)
 {
     agl_roofline r = agl_roofline_of(&row->plan, &row->hardware, row->format, efficiency);
     row->ttft_ms = 1e3 * agl_roofline_prefill_s(&r, INPUT, 0);
     if (row->plan.image_tokens > 0) {
-        row->image_ttft_ms =
-            1e3 * (agl_roofline_vision_s(&r, row->plan.image_patches, row->plan.image_tokens) +
-                   agl_roofline_prefill_s(&r, AGL_PLAN_IMAGE_TEXT + row->plan.image_tokens, 0));
+        row->image_ttft_ms = 1e3 * image_first_token_s(&r, AGL_PLAN_IMAGE_TEXT);
     }
     for (int i = 0; i < AGL_PLAN_BATCHES; i++) {
         if (agl_plan_batches[i] > row->batch_max[0]) break;
@@ -240,9 +246,7 @@ agl_status agl_prediction_make(agl_prediction *out, const agl_engine_options *en
     out->ttft_ms = 1e3 * agl_roofline_prefill_s(&r, input, 0);
     out->itl_ms = 1e3 * agl_roofline_step_s(&r, 1, input + output / 2.0);
     if (plan.image_tokens > 0 && result->image_tokens == plan.image_tokens) {
-        out->image_ttft_ms =
-            1e3 * (agl_roofline_vision_s(&r, plan.image_patches, plan.image_tokens) +
-                   agl_roofline_prefill_s(&r, plan.image_tokens, 0));
+        out->image_ttft_ms = 1e3 * image_first_token_s(&r, 0);
     }
     out->batch_max = (double)agl_plan_batch_max(&plan, input + output);
     out->throughput = 0;

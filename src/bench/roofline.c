@@ -97,12 +97,12 @@ double agl_roofline_prefill_s(const agl_roofline *r, double tokens, double cache
     return fmax(weights_s, products_s) + attention_s + reduce_s(r, tokens);
 }
 
-/* One picture stays on one device. */
 double agl_roofline_first_token_s(const agl_roofline *r, double batch, double tokens)
 {
     return agl_roofline_prefill_s(r, tokens, 0) * (batch + 1) / 2;
 }
 
+/* One picture stays on one device. */
 double agl_roofline_vision_s(const agl_roofline *r, double patches, double tokens)
 {
     const agl_plan *p = &r->plan;
