@@ -5,7 +5,8 @@
  *
  * Every operation is one function agl_cuda_<op>(stream, args) in a file of its own, listed
  * in backend_cuda.cu. It checks its arguments, picks a kernel, launches it on the stream and
- * returns; it allocates nothing. Memory beside the arguments comes from the workspace: each
+ * returns (products of one row may wait for those that follow, see agl_cuda_queue); it allocates
+ * nothing. Memory beside the arguments comes from the workspace: each
  * heavy operation says how much it needs for given limits, and finds its region in agl_cuda. */
 #ifndef AGL_BACKEND_CUDA_CUDA_BACKEND_H
 #define AGL_BACKEND_CUDA_CUDA_BACKEND_H

@@ -28,7 +28,7 @@
  * Chain     Between two links all blocks wait for each other. All are resident, one an SM, and only
  *           one stream has chains. Meanwhile the ring fills with the next link's weights: the
  *           memory does not rest. Every block computes a norm between links for itself, with its
- *           threads' eight values of the residual in registers; the first block writes results.
+ *           threads' eight values of the residual in registers; the first block writes them.
  * rope      Pairs of dims are neighbouring columns of y, so a thread turns its two sums before it
  *           rounds them. Where a pair turns to is asked for before the tile's sums.
  * SwiGLU    A tile is gate rows above the up rows that belong to them, wherever they lie.
@@ -115,7 +115,6 @@ linear_skinny(const __grid_constant__ skinny_chain chain)
     int stage = 0, turn = 0;
     float residual[VECTOR] = {};
     meeting all = {};
-    const bool meets = chain.count > 1 || chain.late_x != NULL;
     for (int i = 0; i < chain.count; i++) {
         const skinny_link *link = &chain.links[i];
         const skinny_norm *norm = &link->norm;
@@ -127,7 +126,7 @@ linear_skinny(const __grid_constant__ skinny_chain chain)
         if (i == 0) {
             ptx_wait_for_previous();
             ptx_release_next();
-            if (meets) meeting_begin(&all, chain.arrivals);
+            if (chain_meets(&chain)) meeting_begin(&all, chain.arrivals);
         }
         /* No link writes x before the last norm does. */
         if (normed && norm->reads_x) load8(residual, norm->x + column);
@@ -170,10 +169,10 @@ static agl_status launch(agl_stream *stream, skinny_chain chain)
     int processors = agl_cuda_of(stream)->processors;
     for (int i = 0; i < chain.count; i++) share_out(&chain.links[i], processors, WARPS);
     const skinny_link *first = &chain.links[0];
-    bool waits = chain.count > 1 || chain.late_x != NULL;
-    dim3 grid(waits ? processors : ceil_div(first->width, first->block_columns),
+    bool meets = chain_meets(&chain);
+    dim3 grid(meets ? processors : ceil_div(first->width, first->block_columns),
               ceil_div(first->rows, SLICE_ROWS));
-    assert(!waits || grid.y == 1);
+    assert(!meets || grid.y == 1);
     return cuda_launch_early(stream, linear_skinny<T, WARPS, STAGES>, grid, dim3(WARPS * WARP_LANES),
                              sizeof(skinny_shared<WARPS, STAGES>), chain);
 }

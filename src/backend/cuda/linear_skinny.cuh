@@ -66,6 +66,12 @@ typedef struct {
     unsigned long long *arrivals;   /* of all blocks of all chains so far                     */
 } skinny_chain;
 
+/* Its blocks wait for each other: there must be one on every SM. */
+static __host__ __device__ __forceinline__ bool chain_meets(const skinny_chain *chain)
+{
+    return chain->count > 1 || chain->late_x != NULL;
+}
+
 /* A warp's weights. Piece p of row r lies at place_of(r, p). */
 typedef uint4 weight_chunk[TILE_ROWS][PIECES];
 
