@@ -36,6 +36,20 @@ def receive(connection):
     return data, now
 
 
+def receive_request(connection):
+    """All of it is read; the arrival of its first bytes, None when the client has gone."""
+    data, start = receive(connection)
+    if not data:
+        return None
+    while b"\r\n\r\n" not in data:
+        data += connection.recv(65536)
+    head, body = data.split(b"\r\n\r\n", 1)
+    length = next(int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
+    while len(body) < length:
+        body += connection.recv(65536)
+    return start
+
+
 def sleep_until(deadline):
     rest = deadline - time.perf_counter()
     if rest > 0:
@@ -65,15 +79,9 @@ class Server:
 
     def answer(self, connection):
         """One request; false when the client has gone."""
-        data, start = receive(connection)
-        if not data:
+        start = receive_request(connection)
+        if start is None:
             return False
-        while b"\r\n\r\n" not in data:
-            data += connection.recv(65536)
-        head, body = data.split(b"\r\n\r\n", 1)
-        length = next(int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
-        while len(body) < length:
-            body += connection.recv(65536)
 
         def chunk(value):
             data = b"data: " + (value if isinstance(value, bytes) else json.dumps(value).encode()) + b"\n\n"

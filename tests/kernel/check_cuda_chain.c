@@ -140,14 +140,19 @@ static void run_qkv(chain *c)
 
 /* ---- what may follow each other -------------------------------------------------- */
 
-/* As between two attentions of the text network. */
-static void layer(chain *c)
+/* As behind an attention of the text network. */
+static void to_next_norm(chain *c)
 {
     run_linear(c, c->output, ATTENTION, DELTA, true);
     run_norm(c, 0, 1);
     run_gate_up(c);
     run_linear(c, c->down, MLP, DELTA, true);
     run_norm(c, 2, 3);
+}
+
+static void layer(chain *c)
+{
+    to_next_norm(c);
     run_qkv(c);
 }
 
@@ -159,11 +164,7 @@ static void first_layer(chain *c)
 
 static void last_layer(chain *c)
 {
-    run_linear(c, c->output, ATTENTION, DELTA, true);
-    run_norm(c, 0, 1);
-    run_gate_up(c);
-    run_linear(c, c->down, MLP, DELTA, true);
-    run_norm(c, 2, 3);
+    to_next_norm(c);
     run_linear(c, c->lm_head, NORMED, LOGITS, true);
 }
 

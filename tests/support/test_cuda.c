@@ -34,8 +34,6 @@ extern void emu_set_order(uint32_t order) __attribute__((weak));
 
 extern void emu_set_processors(int processors) __attribute__((weak));
 
-#define EMULATED_PROCESSORS 4
-
 bool test_cuda_is_real(void)
 {
     return emu_set_order == NULL;
@@ -43,8 +41,7 @@ bool test_cuda_is_real(void)
 
 void test_cuda_pretend_processors(int processors)
 {
-    if (emu_set_processors == NULL) return;
-    emu_set_processors(processors != 0 ? processors : EMULATED_PROCESSORS);
+    if (emu_set_processors != NULL) emu_set_processors(processors);
 }
 
 bool test_cuda_open(test_cuda *t, agl_dtype activation)

@@ -18,7 +18,7 @@ extern "C" {
  * barriers: 0 ascending, 1 descending, anything else shuffled by that seed. */
 EMU_API void emu_set_order(uint32_t order);
 
-/* What the pretended device is; 90 and 4 at start. */
+/* What the pretended device is; 90 and 4 at start. 0 processors: as at start. */
 EMU_API void emu_set_capability(int capability);
 EMU_API void emu_set_processors(int processors);
 

@@ -21,6 +21,7 @@
 
 #define SHARED_BYTES_PLAIN ((size_t)48 << 10)
 #define THREADS_MAX 1024
+#define PROCESSORS_AT_START 4
 #define MEMORY_POISON 0xff
 #define MEMORY_CANARY 0xa5
 /* Larger allocations are not filled, nor zeroed byte by byte: touched pages cost time whenever the
@@ -63,7 +64,7 @@ static std::vector<emu_stream *> &streams = *new std::vector<emu_stream *>;
 static std::map<const void *, int> &shared_allowed = *new std::map<const void *, int>;
 static emu_stream default_stream = {{}, 0, 0, true, false, NULL, cudaStreamCaptureModeGlobal, false};
 static pthread_mutex_t lock_mutex = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
-static int device_capability = 90, device_processors = 4;
+static int device_capability = 90, device_processors = PROCESSORS_AT_START;
 static size_t memory_total = (size_t)8 << 30, memory_used;
 static int event_count;
 static int device_open;
@@ -83,7 +84,10 @@ static cudaError_t result(cudaError_t error)
 /* ---- device ---------------------------------------------------------------------- */
 
 void emu_set_capability(int capability) { device_capability = capability; }
-void emu_set_processors(int processors) { device_processors = processors; }
+void emu_set_processors(int processors)
+{
+    device_processors = processors > 0 ? processors : PROCESSORS_AT_START;
+}
 void emu_set_memory_bytes(size_t bytes) { memory_total = bytes; }
 
 const char *cudaGetErrorName(cudaError_t error)
