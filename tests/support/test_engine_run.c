@@ -212,6 +212,36 @@ test_result test_collect(agl_request *request)
     return result;
 }
 
+static void stand_still(void *user)
+{
+    test_hold *hold = user;
+    if (atomic_exchange(&hold->once, true)) return;
+    sem_post(&hold->stands);
+    while (sem_wait(&hold->may_go) != 0) {}
+}
+
+void test_engine_hold(test_hold *hold, agl_engine *engine)
+{
+    test_job job = test_job_tokens(99, 1, 1);
+    sem_init(&hold->stands, 0, 0);
+    sem_init(&hold->may_go, 0, 0);
+    atomic_init(&hold->once, false);
+    job.options.notify = stand_still;
+    job.options.notify_user = hold;
+    hold->request = test_submit(engine, &job);
+    while (sem_wait(&hold->stands) != 0) {}
+}
+
+void test_engine_release(test_hold *hold)
+{
+    sem_post(&hold->may_go);
+    test_result result = test_collect(hold->request);
+    assert_int_equal(result.status, AGL_OK);
+    test_result_free(&result);
+    sem_destroy(&hold->stands);
+    sem_destroy(&hold->may_go);
+}
+
 void test_run_together(agl_engine *engine, test_job (*make)(uint32_t number), uint32_t count,
                        test_result *results)
 {

@@ -4,6 +4,9 @@
 #ifndef TEST_ENGINE_RUN_H
 #define TEST_ENGINE_RUN_H
 
+#include <semaphore.h>
+#include <stdatomic.h>
+
 #include "agl/agl.h"
 #include "base/buffer.h"
 
@@ -57,6 +60,18 @@ void test_job_free(test_job *job);
 test_result test_run(agl_engine *engine, test_job *job);
 agl_request *test_submit(agl_engine *engine, test_job *job);
 test_result test_collect(agl_request *request);         /* destroys the request */
+
+/* An engine that stands still: its thread waits in the news of a request of one token, and takes
+ * in what is submitted meanwhile when it is let go. So requests are in one step together,
+ * however slow their submitter is. Nothing may run at hold; the request is gone after release. */
+typedef struct {
+    agl_request *request;
+    sem_t stands, may_go;
+    atomic_bool once;
+} test_hold;
+
+void test_engine_hold(test_hold *hold, agl_engine *engine);
+void test_engine_release(test_hold *hold);
 
 /* Jobs 0 .. count - 1 of `make`, all submitted before the first is read; fails unless each is
  * served. */

@@ -19,6 +19,11 @@
 #include "support/test_queued_device.h"
 
 #define JOBS 96
+#define CLIENTS 4
+
+/* The first job of each client: answers of this length from next to nothing, side by side from
+ * the engine's first step on. What together they need is known. */
+#define LONG_TOKENS 100
 
 static char folder[256];
 static test_result alone[JOBS];
@@ -26,13 +31,15 @@ static test_result alone[JOBS];
 static int32_t letters[26];
 static const char *const stops[] = {"qz", "th", "abc"};
 
-/* Every fourth has an image; prompts share prefixes; all ways to sample take part. */
+/* Every fourth has an image; prompts share prefixes, but of the long ones; all ways to sample
+ * take part. */
 static test_job job_number(uint32_t i)
 {
     uint64_t seed = 1000 + i;
     uint32_t output = 1 + (uint32_t)(test_random(&seed) % 40);
-    test_job job = i % 4 == 3 ? test_job_image(i / 8, 56 + i % 3 * 28, 84, output)
-                              : test_job_tokens(i % 5, 1 + (uint32_t)(test_random(&seed) % 150), output);
+    test_job job = i < CLIENTS  ? test_job_tokens(60 + i, 4, LONG_TOKENS)
+                 : i % 4 == 3   ? test_job_image(i / 8, 56 + i % 3 * 28, 84, output)
+                                : test_job_tokens(i % 5, 1 + (uint32_t)(test_random(&seed) % 150), output);
     agl_sampling *sampling = &job.options.sampling;
     if (i % 3 != 0) {
         sampling->temperature = 0.9f;
@@ -45,7 +52,7 @@ static test_job job_number(uint32_t i)
     if (i % 6 == 1) sampling->top_k = 5;
     if (i % 7 == 2) sampling->logprobs = 3;
     if (i % 8 == 5) sampling->min_tokens = output / 2;
-    if (i % 9 == 4) sampling->ignore_eos = true;
+    if (i % 9 == 4 || i < CLIENTS) sampling->ignore_eos = true;
     if (i % 10 == 6) {
         sampling->allowed_tokens = letters;
         sampling->allowed_token_count = 26;
@@ -85,11 +92,13 @@ static int remove_checkpoint(void **state)
 
 typedef struct {
     agl_engine *engine;
-    uint32_t first, step;
+    uint32_t first;
+    pthread_barrier_t *all_have_begun;
     test_result results[JOBS];
 } client;
 
-/* Several requests in flight from each client, with pauses: batches of every size occur. */
+/* Several requests in flight from each client, with pauses: batches of every size occur. The
+ * engine is held until each client's first one is with it. */
 static void *run_client(void *argument)
 {
     client *self = argument;
@@ -99,11 +108,12 @@ static void *run_client(void *argument)
     uint32_t numbers[16], open_count = 0;
     for (uint32_t i = self->first; i < JOBS || open_count > 0;) {
         bool more = i < JOBS && open_count < 16;
-        if (more && test_random(&seed) % 4 != 0) {
+        if (i == self->first || (more && test_random(&seed) % 4 != 0)) {
             jobs[open_count] = job_number(i);
             open[open_count] = test_submit(self->engine, &jobs[open_count]);
             numbers[open_count++] = i;
-            i += self->step;
+            if (i == self->first) pthread_barrier_wait(self->all_have_begun);
+            i += CLIENTS;
             if (test_random(&seed) % 3 == 0) nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
         } else if (open_count > 0) {
             uint32_t place = (uint32_t)(test_random(&seed) % open_count);
@@ -122,17 +132,24 @@ static void *run_client(void *argument)
 static agl_engine_stats check_all(const agl_engine_options *options)
 {
     agl_engine *engine = test_engine_open(folder, options);
-    client *clients = calloc(4, sizeof *clients);
-    pthread_t threads[4];
-    for (uint32_t c = 0; c < 4; c++) {
+    client *clients = calloc(CLIENTS, sizeof *clients);
+    pthread_t threads[CLIENTS];
+    pthread_barrier_t all_have_begun;
+    test_hold hold;
+    test_engine_hold(&hold, engine);
+    assert_int_equal(pthread_barrier_init(&all_have_begun, NULL, CLIENTS + 1), 0);
+    for (uint32_t c = 0; c < CLIENTS; c++) {
         clients[c].engine = engine;
         clients[c].first = c;
-        clients[c].step = 4;
+        clients[c].all_have_begun = &all_have_begun;
         assert_int_equal(pthread_create(&threads[c], NULL, run_client, &clients[c]), 0);
     }
-    for (uint32_t c = 0; c < 4; c++) pthread_join(threads[c], NULL);
+    pthread_barrier_wait(&all_have_begun);
+    test_engine_release(&hold);
+    for (uint32_t c = 0; c < CLIENTS; c++) pthread_join(threads[c], NULL);
+    pthread_barrier_destroy(&all_have_begun);
     for (uint32_t i = 0; i < JOBS; i++) {
-        test_result *result = &clients[i % 4].results[i];
+        test_result *result = &clients[i % CLIENTS].results[i];
         test_assert_same(&alone[i], result);
         assert_int_equal(result->usage.completion_tokens, alone[i].usage.completion_tokens);
         test_result_free(result);
@@ -190,10 +207,13 @@ static void cached_prefix_equals_cold(void **state)
 static void preempted_equals_not_preempted(void **state)
 {
     (void)state;
-    /* Room for little more than one sequence at its longest. */
+    /* Room for little more than one sequence at its longest. The long answers come first, fit in
+     * when they begin, gain a token in each step, and none ends before all need more than there
+     * is: whatever the steps take, somebody has to give up pages. */
     agl_engine_options options = {.max_model_len = 256, .kv_cache_bytes = 300 * 512};
     agl_engine_stats stats = check_all(&options);
     printf("  %u pages, %llu preemptions\n", stats.kv_pages, (unsigned long long)stats.preemptions);
+    assert_true(CLIENTS * (LONG_TOKENS / stats.kv_page_tokens) > stats.kv_pages);
     assert_true(stats.preemptions > 0);
     options.disable_prefix_cache = true;
     stats = check_all(&options);
@@ -211,6 +231,8 @@ static void growing_answers_preempt_each_other(void **state)
         agl_engine_options options = {.max_model_len = 256,
                                       .kv_cache_bytes = tight ? 300 * 512 : 0};
         agl_engine *engine = test_engine_open(folder, &options);
+        test_hold hold;
+        test_engine_hold(&hold, engine);
         for (uint32_t i = 0; i < COUNT; i++) {
             test_job job = test_job_tokens(50 + i, 4, 100 + i);
             job.options.sampling.ignore_eos = true;
@@ -220,6 +242,7 @@ static void growing_answers_preempt_each_other(void **state)
             job.options.sampling.seed = i;
             requests[i] = test_submit(engine, &job);
         }
+        test_engine_release(&hold);
         uint32_t preemptions = 0;
         for (uint32_t i = 0; i < COUNT; i++) {
             test_result result = test_collect(requests[i]);
