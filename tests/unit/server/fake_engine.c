@@ -35,7 +35,9 @@ struct agl_request {
     size_t script_count;
     size_t produced, read;          /* tokens of each choice */
     uint32_t read_choice;
-    long error_after;               /* -1: never */
+    long error_after;               /* -1: never; so the next two */
+    long abort_after;
+    long hold_after;
     long stop_token;                /* of the last event; -1: none */
     uint64_t next_ns;
     uint64_t delay_ns, start_ns;
@@ -59,12 +61,19 @@ static const char *const SPECIAL[] = {"<think>", "</think>", "<answer>"};
 
 /* ---- engine ---------------------------------------------------------- */
 
+static bool reached(size_t tokens, long limit)
+{
+    return limit >= 0 && tokens >= (size_t)limit;
+}
+
 static bool step(agl_request *request, uint64_t now_ns)
 {
     pthread_mutex_lock(&request->mutex);
     bool ended = request->cancelled || request->produced == request->script_count ||
-                 (request->error_after >= 0 && request->produced >= (size_t)request->error_after);
-    bool news = !ended && now_ns >= request->next_ns;
+                 reached(request->produced, request->error_after) || reached(request->produced, request->abort_after);
+    bool waits = now_ns < request->next_ns ||
+                 (reached(request->produced, request->hold_after) && atomic_load(&STATE.held));
+    bool news = !ended && !waits;
     if (news) {
         request->produced++;
         request->next_ns = now_ns + request->delay_ns;
@@ -235,6 +244,8 @@ agl_status agl_request_submit(agl_request **out, agl_engine *engine, const agl_r
     }
     write_script(request, text);
     request->error_after = directive(text, "error", -1);
+    request->abort_after = directive(text, "abort", -1);
+    request->hold_after = directive(text, "hold", -1);
     request->stop_token = directive(text, "stop", -1);
     request->start_ns = agl_clock_ns();
     request->delay_ns = (uint64_t)directive(text, "delay", 0) * 1000000u;
@@ -323,11 +334,12 @@ static bool poll_event(agl_request *request, agl_event *event)
         }
         event->tokens = request->events;
         event->token_count = request->prompt_count;
-    } else if (request->cancelled && !request->error_sent && request->read < request->script_count) {
+    } else if ((request->cancelled || reached(request->read, request->abort_after)) && !request->error_sent &&
+               request->read < request->script_count) {
         request->error_sent = true;
         event->kind = AGL_EVENT_FINISH;
         event->finish = AGL_FINISH_ABORT;
-    } else if (request->error_after >= 0 && request->read >= (size_t)request->error_after && !request->error_sent) {
+    } else if (reached(request->read, request->error_after) && !request->error_sent) {
         request->error_sent = true;
         event->kind = AGL_EVENT_ERROR;
         event->status = AGL_ERR_DEVICE;

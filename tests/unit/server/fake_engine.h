@@ -7,6 +7,8 @@
  *
  *     [say:TEXT]     answer TEXT; the tags above become one token each
  *     [count=N]      repeat 'x' N times        [error=N]   fail with DEVICE after N tokens
+ *     [abort=N]      end as if cancelled after N tokens, N > 0
+ *     [hold=N]       nothing after N tokens as long as `held` is set
  *     [first=MS]     wait before the first token   [delay=MS]  and between tokens
  *     [stop=N]       the answer ends by stop token N; 258 is the end of the text
  *     [submit=MS]    block in agl_request_submit
@@ -26,6 +28,7 @@ typedef struct {
     atomic_int live;            /* requests not yet destroyed       */
     atomic_int cancelled;       /* before their end                 */
     atomic_bool stalled;        /* reported by agl_engine_stats_get */
+    atomic_bool held;           /* set by the test: see [hold=N]    */
     agl_sampling sampling;      /* of the last request; lists are gone */
     agl_chat_options chat;
     char prompt[4096];          /* of the last request              */

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Transport: routes, keys, limits, readiness, clients that leave, shutdown. */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -394,39 +396,106 @@ static void silent_streams_send_heartbeats(void **state)
     test_service_stop(&service);
 }
 
-static void draining_lets_requests_end_or_cuts_them(void **state)
+/* A chat request on a connection of its own. */
+static int send_chat(const test_service *service, const char *text, bool stream)
+{
+    char *body = chat(text, stream), head[256];
+    int bytes = snprintf(head, sizeof head, "POST %s HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n",
+                         CHAT, strlen(body));
+    int handle = test_connect(service);
+    test_send(handle, head, (size_t)bytes);
+    test_send(handle, body, strlen(body));
+    free(body);
+    return handle;
+}
+
+static void wait_for_submitted(int count)
+{
+    while (atomic_load(&test_fake()->submitted) < count) sleep_ms(1);
+}
+
+typedef struct {
+    agl_server *server;
+    atomic_bool returned;
+    bool none_cut;
+} drain;
+
+static void *run_drain(void *argument)
+{
+    drain *self = argument;
+    self->none_cut = agl_server_drain(self->server, 60000);
+    atomic_store(&self->returned, true);
+    return NULL;
+}
+
+static bool is_ready(const test_service *service)
+{
+    test_reply reply = test_get(service, "/readyz");
+    bool ready = reply.status == 200;
+    test_reply_free(&reply);
+    return ready;
+}
+
+static void draining_lets_requests_end(void **state)
 {
     (void)state;
     test_service service = test_service_start(&(agl_server_options){0}, false);
-    char *body = chat("[first=200][say:ended]", true);
-    char head[256];
-    int bytes = snprintf(head, sizeof head, "POST %s HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n",
-                         CHAT, strlen(body));
-    int handle = test_connect(&service);
-    test_send(handle, head, (size_t)bytes);
-    test_send(handle, body, strlen(body));
-    while (agl_server_active(service.server) == 0) sleep_ms(1);
-    assert_true(agl_server_drain(service.server, 10000));
-    expect(test_receive(handle), 200, "[DONE]");
+    int submitted = atomic_load(&test_fake()->submitted);
+    atomic_store(&test_fake()->held, true);
+    int handle = send_chat(&service, "[hold=0][say:e]", true);
+    wait_for_submitted(submitted + 1);
+    drain draining = {.server = service.server};
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, run_drain, &draining), 0);
+    while (is_ready(&service)) sleep_ms(1);
     expect(test_get(&service, "/readyz"), 503, "shutting down");
     expect(test_get(&service, "/livez"), 200, NULL);
+    char *body = chat("[say:late]", true);
     expect(test_post(&service, CHAT, body), 503, "shutting down");
     free(body);
-    test_service_stop(&service);
+    assert_false(atomic_load(&draining.returned));
 
-    service = test_service_start(&(agl_server_options){0}, false);
-    body = chat("[count=60000][delay=5]", true);
-    bytes = snprintf(head, sizeof head, "POST %s HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n",
-                     CHAT, strlen(body));
-    handle = test_connect(&service);
-    test_send(handle, head, (size_t)bytes);
-    test_send(handle, body, strlen(body));
-    char first[16];
-    assert_true(recv(handle, first, sizeof first, MSG_PEEK) > 0);
-    sleep_ms(50);
+    atomic_store(&test_fake()->held, false);
+    expect(test_receive(handle), 200, "\"content\":\"e\"},\"logprobs\":null,\"finish_reason\":\"stop\"");
+    pthread_join(thread, NULL);
+    assert_true(draining.none_cut);
+    test_service_stop(&service);
+}
+
+static void draining_cuts_what_does_not_end(void **state)
+{
+    (void)state;
+    test_service service = test_service_start(&(agl_server_options){0}, false);
+    int submitted = atomic_load(&test_fake()->submitted);
+    atomic_store(&test_fake()->held, true);
+    int begun = send_chat(&service, "[hold=1][say:xy]", true);
+    int silent = send_chat(&service, "[hold=0][say:xy]", true);
+    int whole = send_chat(&service, "[hold=1][say:xy]", false);
+    char first;
+    assert_int_equal(recv(begun, &first, 1, MSG_PEEK), 1);
+    wait_for_submitted(submitted + 3);
     assert_false(agl_server_drain(service.server, 50));
-    expect(test_receive(handle), 200, "shutting down");
-    free(body);
+    expect(test_receive(begun), 200, "shutting down");
+    expect(test_receive(silent), 503, "shutting down");
+    expect(test_receive(whole), 503, "shutting down");
+    atomic_store(&test_fake()->held, false);
+    test_service_stop(&service);
+}
+
+/* The engine may tell that a request was cut off before the server's own thread knows it. */
+static void an_aborted_answer_is_an_error(void **state)
+{
+    (void)state;
+    test_service service = test_service_start(&(agl_server_options){0}, false);
+    atomic_store(&test_fake()->held, true);
+    int begun = send_chat(&service, "[hold=1][abort=2][say:xyz]", true);
+    char first;
+    assert_int_equal(recv(begun, &first, 1, MSG_PEEK), 1);
+    atomic_store(&test_fake()->held, false);
+    test_reply reply = test_receive(begun);
+    assert_null(strstr(reply.all, "\"finish_reason\":\""));
+    expect(reply, 200, "shutting down");
+    expect(test_receive(send_chat(&service, "[abort=2][say:xyz]", false)), 503, "shutting down");
     test_service_stop(&service);
 }
 
@@ -435,7 +504,8 @@ static void destroy_cuts_off_what_runs(void **state)
 {
     (void)state;
     test_service service = test_service_start(&(agl_server_options){0}, false);
-    static const char *const TEXTS[] = {"[submit=100][say:x]", "[first=9000][say:x]", "[count=60000][delay=1]"};
+    static const char *const TEXTS[] = {"[submit=100][hold=0][say:x]", "[hold=0][say:x]", "[count=60000][delay=1]"};
+    atomic_store(&test_fake()->held, true);
     int handles[6];
     for (int i = 0; i < 6; i++) {
         char *body = chat(TEXTS[i % 3], i % 2 == 0);
@@ -450,6 +520,7 @@ static void destroy_cuts_off_what_runs(void **state)
     while (agl_server_active(service.server) < 6) sleep_ms(1);
     test_service_stop(&service);
     for (int i = 0; i < 6; i++) close(handles[i]);
+    atomic_store(&test_fake()->held, false);
 }
 
 static void a_taken_port_is_one_clear_line(void **state)
@@ -488,7 +559,9 @@ int main(void)
         cmocka_unit_test(leaving_clients_free_everything),
         cmocka_unit_test(two_hundred_clients_vanish),
         cmocka_unit_test(silent_streams_send_heartbeats),
-        cmocka_unit_test(draining_lets_requests_end_or_cuts_them),
+        cmocka_unit_test(draining_lets_requests_end),
+        cmocka_unit_test(draining_cuts_what_does_not_end),
+        cmocka_unit_test(an_aborted_answer_is_an_error),
         cmocka_unit_test(destroy_cuts_off_what_runs),
         cmocka_unit_test(a_taken_port_is_one_clear_line),
     };
