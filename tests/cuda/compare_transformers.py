@@ -8,7 +8,8 @@
 Makes a checkpoint of the shape with random weights (BF16, as the published one), computes its logits with
 transformers in float32, and compares ours in each format: relative error of logits and of the image's rows, how
 many arg-maxes agree, and how far behind the reference's best our choice is where they do not. transformers in
-bfloat16 is measured the same way, as the yardstick for a 16-bit computation. Needs torch, transformers, numpy,
+bfloat16 is measured the same way, as the yardstick for a 16-bit computation. What the reference is computed with is
+printed and measured against float64 first: it must not be rounded to TF32. Needs torch, transformers, numpy,
 safetensors; 22 GB of disk and 64 GB of device memory at the 9B shape.
 """
 import argparse
@@ -23,12 +24,53 @@ import time
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+import transformers
 from safetensors.torch import save_file
 from transformers import AutoConfig, Glm4vForConditionalGeneration
 from transformers.models.glm4v.image_processing_glm4v import Glm4vImageProcessor
 
 SHARD_BYTES = 5 << 30
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FLOAT32_ERROR_MAX = 1e-5    # F32 has 1e-7 to 1e-6, TF32 3e-4
+TABLE_ERROR_MAX = 1e-5      # a table in BF16 has 4e-3
+
+
+def exact_products():
+    """No TF32 in products and convolutions; by default convolutions have it on a GPU. torch 2.9 brought other names,
+    and answers by the old ones only while both say the same."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    for part in (torch.backends.cuda.matmul, getattr(torch.backends.cudnn, "conv", None), getattr(torch.backends.cudnn, "rnn", None)):
+        if hasattr(part, "fp32_precision"):
+            part.fp32_precision = "ieee"
+
+
+def exact_attention():
+    """Attention as two products and a softmax: the fused kernel that takes F32 on a GPU makes its sums from TF32 parts."""
+    for kernel in ("flash", "mem_efficient", "cudnn"):
+        if hasattr(torch.backends.cuda, f"enable_{kernel}_sdp"):
+            getattr(torch.backends.cuda, f"enable_{kernel}_sdp")(False)
+
+
+def precision(device):
+    """The settings that hold, and the relative errors they lead to: of a product, the tower's two kinds of convolution
+    and attention in float32 against float64."""
+    def error(run, *shapes):
+        generator = torch.Generator(device=device).manual_seed(1)
+        values = [torch.randn(shape, generator=generator, device=device) for shape in shapes]
+        exact = run(*(value.double() for value in values))
+        return ((run(*values) - exact).norm() / exact.norm()).item()
+
+    def setting(part, old):
+        return getattr(part, "fp32_precision", None) or ("tf32" if old.allow_tf32 else "ieee")
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    kernels = [k for k in ("flash", "mem_efficient", "cudnn", "math") if getattr(cuda, f"{k}_sdp_enabled", bool)()]
+    measured = dict(product=error(lambda a, b: a @ b, (256, 1536), (1536, 1536)),
+                    patches=error(lambda x, w: F.conv3d(x, w, stride=(2, 14, 14)), (256, 3, 2, 14, 14), (1536, 3, 2, 14, 14)),
+                    downsample=error(lambda x, w: F.conv2d(x, w, stride=2), (64, 1536, 2, 2), (1024, 1536, 2, 2)),
+                    attention=error(F.scaled_dot_product_attention, *[(1, 12, 512, 128)] * 3))
+    return dict(torch=torch.__version__, transformers=transformers.__version__, products=setting(cuda.matmul, cuda.matmul),
+                convolutions=setting(getattr(cudnn, "conv", None), cudnn), attention=kernels, measured=measured)
 
 
 def build(shape, device, seed):
@@ -40,19 +82,34 @@ def build(shape, device, seed):
         torch.set_default_dtype(torch.bfloat16)
         model = Glm4vForConditionalGeneration(config)
         torch.set_default_dtype(torch.float32)
-    model = model.to(torch.bfloat16).eval()
+    model.eval()
     generator = torch.Generator(device=device).manual_seed(seed)
     with torch.no_grad():
         for name, value in model.named_parameters():
+            value.data = value.data.to(torch.bfloat16)  # not model.to(): that rounds the rotary tables as well
             centre = 1.0 if value.ndim == 1 and name.endswith("weight") else 0.0
             value.normal_(centre, 0.1 if centre else 0.02, generator=generator)
-    for module in model.modules():      # rotary tables are buffers that stay out of the checkpoint, in float32
-        if hasattr(module, "inv_freq") and hasattr(module, "compute_default_rope_parameters"):
-            module.inv_freq = module.compute_default_rope_parameters(module.config)[0].to(device)
-        elif hasattr(module, "inv_freq") and hasattr(module, "dim"):
-            half = torch.arange(0, module.dim, 2, dtype=torch.float32, device=device)
-            module.inv_freq = 1.0 / (10000.0 ** (half / module.dim))
-    return model
+    return model, exact_tables(model)
+
+
+def exact_tables(model):
+    """Rotary tables are buffers in float32 that stay out of the checkpoint. Angles are position times frequency, so an
+    error of theirs grows with the picture: they are set to the rounded float64 values, which no device's power function
+    changes. Returns how far off they were."""
+    worst, parts = 0.0, {"visual": model.config.vision_config, "language_model": model.config.text_config}
+    tables = {name: module for name, module in model.named_modules() if hasattr(module, "inv_freq")}
+    for part, config in parts.items():
+        modules = [module for name, module in tables.items() if part in name]
+        assert modules, f"no rotary table in {part}"
+        theta = (getattr(config, "rope_parameters", None) or {}).get("rope_theta") or getattr(config, "rope_theta", 10000.0)
+        for module in modules:
+            count = len(module.inv_freq)
+            exact = theta ** (-torch.arange(count, dtype=torch.float64) / count)
+            worst = max(worst, (module.inv_freq.double().cpu() / exact - 1).abs().max().item())
+            module.inv_freq = exact.float().to(module.inv_freq.device)
+    if worst > TABLE_ERROR_MAX:
+        sys.exit(f"rotary tables are off by {worst:.1e}")
+    return worst
 
 
 def save(model, shape, folder):
@@ -153,6 +210,16 @@ def compare(actual, expected, vocab):
                 top1=float((best == wanted).mean()), worst_gap=float(gap.max()), count=len(b))
 
 
+def print_precision(report):
+    """Says what the reference is computed with; ends the run if that is not float32."""
+    p = report["precision"]
+    print(f"reference: torch {p['torch']}, transformers {p['transformers']}; products {p['products']}, convolutions {p['convolutions']}, "
+          f"attention {' '.join(p['attention'])}; rotary tables were within {report['table_error']:.1e}")
+    print("float32 against float64: " + ", ".join(f"{name} {error:.1e}" for name, error in p["measured"].items()), flush=True)
+    if max(p["measured"].values()) > FLOAT32_ERROR_MAX:
+        sys.exit("the reference would not be computed in float32")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--program", required=True)
@@ -167,14 +234,14 @@ def main():
     parser.add_argument("--speed", action="store_true", help="time transformers too")
     parser.add_argument("--json", default=None)
     args = parser.parse_args()
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    exact_products()
     folder = pathlib.Path(args.work) / "checkpoint"
     folder.mkdir(exist_ok=True)
     report = dict(shape=args.shape, device=torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
                   tokens=args.tokens, image=list(args.image), results={})
     with torch.no_grad():
         start = time.perf_counter()
-        model = build(args.shape, args.device, args.seed)
+        model, report["table_error"] = build(args.shape, args.device, args.seed)
         save(model, args.shape, folder)
         print(f"checkpoint written in {time.perf_counter() - start:.0f} s", file=sys.stderr)
         prompts = make_prompts(model.config, args.tokens, *args.image, args.seed)
@@ -190,6 +257,10 @@ def main():
         if args.speed:
             report["transformers_speed"] = speed(model, args.tokens)
         half = {name: reference(model, prompt, processor) for name, prompt in prompts.items()}
+        if args.device == "cuda":
+            exact_attention()
+        report["precision"] = precision(args.device)
+        print_precision(report)
         model = model.float()
         exact = {name: reference(model, prompt, processor) for name, prompt in prompts.items()}
     vocab = model.config.text_config.vocab_size
