@@ -58,6 +58,8 @@ class Reference:
     def __init__(self, folder, device=None, dtype=torch.float32):
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.tok = Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
+        # On a GPU torch rounds the inputs of fp32 convolutions to TF32 unless told otherwise.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         # The stored weights are bf16; reading them as fp32 loses nothing.
         self.model = Glm4vForConditionalGeneration.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").to(self.device).eval()
         self.processor = PilProcessor.from_pretrained(folder)
