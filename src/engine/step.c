@@ -115,16 +115,16 @@ static uint32_t table_entries(const agl_step *step, const agl_step_entry *entry)
     return (context + step->options.page_tokens - 1) / step->options.page_tokens;
 }
 
-/* Rows to record it with if all of the step's rows are text, one of each sequence; else 0. */
+/* Rows to record it with if all of the step's rows are text, one of each sequence, and each has its
+ * logits; else 0. */
 static uint32_t recorded_rows(const agl_step *step, const agl_step_plan *plan)
 {
-    if (step->graphs == NULL || plan->row_count != plan->entry_count ||
-        plan->logit_count != plan->entry_count) {
-        return 0;
-    }
+    if (step->graphs == NULL || plan->row_count != plan->entry_count) return 0;
     for (uint32_t e = 0; e < plan->entry_count; e++) {
-        const agl_prompt *prompt = &plan->entries[e].sequence->request->prompt;
-        if (prompt->image_count > 0 && plan->entries[e].first < prompt->tokens.count) return 0;
+        const agl_step_entry *entry = &plan->entries[e];
+        const agl_prompt *prompt = &entry->sequence->request->prompt;
+        if (prompt->image_count > 0 && entry->first < prompt->tokens.count) return 0;
+        if (entry->prompt_logits + entry->samples != 1) return 0;
     }
     return agl_step_graphs_size_for(step->graphs, plan->row_count);
 }
@@ -172,17 +172,18 @@ static void lay_out_plan(const agl_step *step, step_block *block, const agl_step
     lay_out(step, block, &sizes);
 }
 
-/* Dead rows from `row` on; they share one entry of the page tables. */
-static void fill_dead(step_block *block, uint32_t row, uint32_t table)
+/* What makes a step one that is recorded: dead rows from `row` on, which share one entry of the page
+ * tables, and logits of all rows. */
+static void fill_recorded(step_block *block, uint32_t row, uint32_t table)
 {
     const step_inputs *in = &block->in;
     uint32_t rows = (uint32_t)block->batch.rows;
+    block->batch.logit_rows = NULL;
     in->page_tables[table] = 0;
     for (uint32_t i = row; i < rows; i++) {
         in->ids[i] = 0;
         in->positions[i] = in->positions[rows + i] = in->positions[2 * rows + i] = 0;
         in->slots[i] = -1;
-        in->logit_rows[i] = (int32_t)i;
         in->sequences[i] = (agl_attention_sequence){
             .row_first = (int32_t)i, .row_count = 1, .context = 1, .page_table = (int32_t)table};
     }
@@ -320,7 +321,7 @@ void agl_step_prepare(agl_step *step, const agl_step_plan *plan)
         table += entries;
     }
     assert(row == plan->row_count && logit == plan->logit_count);
-    if (block->recorded) fill_dead(block, row, table);
+    if (block->recorded) fill_recorded(block, row, table);
     assert(!(block->recorded && visual));
     batch->visual = visual ? agl_encoder_cache_rows(step->options.encoder) : NULL;
     if (!visual) batch->visual_rows = NULL;
@@ -475,7 +476,7 @@ static agl_status record_size(agl_step *step, uint32_t rows, agl_error *err)
     const agl_step_options *options = &step->options;
     float *logits;
     lay_out(step, block, &(step_sizes){rows, rows, rows, 1});
-    fill_dead(block, 0, 0);
+    fill_recorded(block, 0, 0);
     block->batch.visual_rows = NULL;
     block->batch.context_max = options->max_model_len;
     agl_status status = options->backend->ops->upload(options->stream, step->device, block->host,

@@ -56,7 +56,7 @@ typedef struct {
     const int32_t *page_tables;
     int64_t context_max;
     const int32_t *logit_rows;           /* [logit_count]: rows whose logits are wanted; may repeat */
-    int64_t logit_count;                 /* 0: none                                          */
+    int64_t logit_count;                 /* 0: none; rows, logit_rows NULL: all of them, in order */
     const agl_kv_layer *kv;              /* HOST [layers]                                    */
 } agl_batch;
 

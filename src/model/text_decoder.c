@@ -225,14 +225,18 @@ static agl_status finish_tail(agl_model *model, agl_stream *stream, const agl_ba
     const agl_text_scratch *scratch = &model->text_scratch;
     int64_t count = batch->logit_count;
     int64_t value_bytes = (int64_t)agl_dtype_bytes(model->backend->activation);
-    AGL_TRY(ops->gather(stream, &(agl_gather_args){
-        .x = scratch->x, .out = scratch->tail_x, .rows = batch->logit_rows, .count = count,
-        .row_bytes = text->hidden * (int64_t)sizeof(float)}));
-    AGL_TRY(ops->gather(stream, &(agl_gather_args){
-        .x = scratch->attention, .out = scratch->tail_attention, .rows = batch->logit_rows,
-        .count = count, .row_bytes = q_width(text) * value_bytes}));
-    AGL_TRY(finish_layer(model, stream, last, scratch->tail_attention, scratch->tail_x, count,
-                         model->text.norm));
+    float *x = scratch->x;
+    void *attention = scratch->attention;
+    if (batch->logit_rows != NULL) {
+        x = scratch->tail_x, attention = scratch->tail_attention;
+        AGL_TRY(ops->gather(stream, &(agl_gather_args){
+            .x = scratch->x, .out = x, .rows = batch->logit_rows, .count = count,
+            .row_bytes = text->hidden * (int64_t)sizeof(float)}));
+        AGL_TRY(ops->gather(stream, &(agl_gather_args){
+            .x = scratch->attention, .out = attention, .rows = batch->logit_rows, .count = count,
+            .row_bytes = q_width(text) * value_bytes}));
+    }
+    AGL_TRY(finish_layer(model, stream, last, attention, x, count, model->text.norm));
     return ops->linear(stream, &(agl_linear_args){
         .x = scratch->normed, .y = scratch->logits, .weight = model->text.lm_head, .rows = count,
         .x_stride = text->hidden, .y_f32 = true});
@@ -244,6 +248,7 @@ agl_status agl_model_decode(agl_model *model, agl_stream *stream, const agl_batc
     assert(batch->rows >= 1 && batch->rows <= model->rows_max);
     assert(batch->logit_count >= 0);
     assert(batch->logit_count <= agl_min(model->logit_rows_max, model->rows_max));
+    assert(batch->logit_count == 0 || batch->logit_rows != NULL || batch->logit_count == batch->rows);
     assert(batch->sequence_count >= 1 && batch->kv != NULL);
     const agl_backend_ops *ops = model->backend->ops;
     const agl_text_config *text = &model->config->text;
