@@ -11,9 +11,11 @@
 
 /* While others decode, a step with prompt rows may last this long, or this many times a step
  * of decoding alone: running streams see a hiccup, not a stall. Where more prompts wait than
- * streams are held up it may last longer by their ratio, up to a limit. */
+ * streams are held up it may last longer by their ratio, and where many wait by their number, up to
+ * a limit: long steps take a tenth less time a row. */
 #define MIXED_STEP_S 0.050
 #define MIXED_STEP_FACTOR 3.0
+#define MIXED_STEP_PROMPTS 16.0
 #define MIXED_STEP_RATIO_MAX 5.0
 #define CHUNK_ROWS_MIN 16
 
@@ -316,7 +318,8 @@ static uint32_t prompt_rows_max(const agl_scheduler *scheduler)
     if (scheduler->plan->decode_rows == 0 || scheduler->options.whole_prompts ||
         scheduler->prompt_row_s <= 0.0) return left;
     double target = scheduler->decode_step_s * MIXED_STEP_FACTOR;
-    double ratio = (double)prompts_at_hand(scheduler) / scheduler->plan->decode_rows;
+    double prompts = (double)prompts_at_hand(scheduler);
+    double ratio = fmax(prompts / scheduler->plan->decode_rows, prompts / MIXED_STEP_PROMPTS);
     double longest = MIXED_STEP_S * fmin(fmax(ratio, 1.0), MIXED_STEP_RATIO_MAX);
     if (target < longest) target = longest;
     double rows = (target - scheduler->decode_step_s) / scheduler->prompt_row_s;

@@ -12,7 +12,7 @@
 
 #include "engine/scheduler.h"
 
-enum { PAGE_TOKENS = 16, PAGES = 8192, PROMPT_TOKENS = 10000, SHORT_TOKENS = 10, ROWS_MAX = 8192, REQUESTS_MAX = 16 };
+enum { PAGE_TOKENS = 16, PAGES = 8192, PROMPT_TOKENS = 10000, SHORT_TOKENS = 10, ROWS_MAX = 8192, REQUESTS_MAX = 96 };
 
 /* A step of decoding alone takes 5 ms, a prompt row 30 us: 50 ms are 1,500 rows of prompts. */
 #define DECODE_STEP_S 0.005
@@ -151,6 +151,21 @@ static void streams_count_against_it(void **state)
     bench_close(&b);
 }
 
+/* 40 streams and 40 prompts: 50 ms times 40 / 16 are 4,000 rows. */
+static void longer_when_many_wait(void **state)
+{
+    (void)state;
+    bench b;
+    begin(&b, &(agl_scheduler_options){.max_sequences = REQUESTS_MAX});
+    for (int n = 0; n < 39; n++) submit(&b, SHORT_TOKENS);
+    step(&b, DECODE_STEP_S + 39 * SHORT_TOKENS * ROW_S);
+    for (int n = 0; n < 40; n++) submit(&b, PROMPT_TOKENS);
+    const agl_step_plan *plan = step(&b, 0.125);
+    assert_int_equal(plan->decode_rows, 40);
+    assert_int_equal(plan->row_count, 32 * 128); /* 40 + 4,000, to whole tiles of 128 */
+    bench_close(&b);
+}
+
 static void whole_prompts_are_not_cut(void **state)
 {
     (void)state;
@@ -165,6 +180,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_stream_is_held_up_for_50_ms),  cmocka_unit_test(longer_when_more_wait_than_run),
+        cmocka_unit_test(longer_when_many_wait),
         cmocka_unit_test(not_for_those_that_find_no_slot), cmocka_unit_test(streams_count_against_it),
         cmocka_unit_test(whole_prompts_are_not_cut),
     };
