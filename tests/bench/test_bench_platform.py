@@ -34,12 +34,16 @@ def tiny(tmp_path_factory):
     return folder
 
 
+# So many that a reader who comes late on a busy machine does not find all of an answer at once.
+OUTPUT_TOKENS = 64
+
+
 @pytest.fixture(scope="module")
 def measured(tiny, tmp_path_factory):
     """Result file of two formats and two batch sizes."""
     path = tmp_path_factory.mktemp("results") / "tiny.json"
-    run("bench", "platform", "--model", tiny, "--input-len", 24, "--output-len", 6, "--batches", 1, 3, "--num-iters", 2,
-        "--formats", "bf16", "f32", "--image-width", 112, "--image-height", 112, "--platform", "here <&> now",
+    run("bench", "platform", "--model", tiny, "--input-len", 24, "--output-len", OUTPUT_TOKENS, "--batches", 1, 3,
+        "--num-iters", 2, "--formats", "bf16", "f32", "--image-width", 112, "--image-height", 112, "--platform", "here <&> now",
         "--save-result", path, "--quiet", "--log-level", "error")
     return path
 
@@ -59,8 +63,8 @@ def check_floor(achieved):
 
 @pytest.mark.parametrize("kind", ["latency", "throughput"])
 def test_floors_of_an_engine(tiny, kind):
-    words = ("bench", kind, "--model", tiny, "--input-len", 64, "--output-len", 8, "--batch-size", 2, "--num-iters", 1,
-             "--log-level", "error")
+    words = ("bench", kind, "--model", tiny, "--input-len", 64, "--output-len", OUTPUT_TOKENS, "--batch-size", 2,
+             "--num-iters", 1, "--log-level", "error")
     got = json.loads(run(*words, "--json").stdout)
     assert got["rates"]["read_bytes_per_s"] > 1e8 and got["rates"]["flops"] > 1e8
     for key in ("ttft", "itl") if got["itl_ms"]["mean"] > 0 else ("ttft",):     # a tiny model's tokens may arrive together
@@ -91,18 +95,18 @@ def test_result_file(measured):
     assert got["machine"]["cpu"] and got["machine"]["memory_bytes"] > 0
     assert got["device"]["kind"] == "cpu" and got["device"]["count"] == 1
     assert got["rates"]["read_bytes_per_s"] > 1e8 and got["rates"]["flops"] > 1e8
-    assert got["protocol"] == {"input_tokens": 24, "output_tokens": 6, "image_width": 112, "image_height": 112,
-                               "image_tokens": 16}
+    assert got["protocol"] == {"input_tokens": 24, "output_tokens": OUTPUT_TOKENS, "image_width": 112,
+                               "image_height": 112, "image_tokens": 16}
     assert [run["format"] for run in got["runs"]] == ["bf16", "f32"]
     for one in got["runs"]:
         assert [point["batch"] for point in one["points"]] == [1, 3]
-        assert one["batch_max"] >= 3 and one["kv_tokens"] >= 90 and one["image_ttft_ms"] > 0
+        assert one["batch_max"] >= 3 and one["kv_tokens"] >= 3 * (24 + OUTPUT_TOKENS) and one["image_ttft_ms"] > 0
         for point in one["points"]:
             assert set(point["ttft_ms"]) == TIME_KEYS == set(point["itl_ms"])
             assert point["iterations"] == 2
             assert point["ttft_ms"]["count"] == 2 * point["batch"]
             # A reader that comes late finds the first tokens together: fewer gaps, never more.
-            assert 0 < point["itl_ms"]["count"] <= 2 * point["batch"] * 5
+            assert 0 < point["itl_ms"]["count"] <= 2 * point["batch"] * (OUTPUT_TOKENS - 1)
             assert point["floor"]["ttft_ms"] > 0 and point["floor"]["itl_ms"] > 0
         assert one["max_throughput"] == max(point["output_throughput"] for point in one["points"])
 
