@@ -91,6 +91,11 @@ agl_status agl_api_fail_http(agl_api_error *err, int http_status, const char *pa
     return AGL_ERR_ARGUMENT;
 }
 
+agl_status agl_api_fail_shutdown(agl_api_error *err)
+{
+    return agl_api_fail(err, AGL_ERR_CANCELLED, NULL, "The server is shutting down.");
+}
+
 agl_status agl_api_fail_detail(agl_api_error *err, agl_status status, const char *param)
 {
     set(err, agl_http_status_of(status), param);

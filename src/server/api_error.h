@@ -24,6 +24,9 @@ __attribute__((format(printf, 4, 5)))
 agl_status agl_api_fail_http(agl_api_error *err, int http_status, const char *param,
                              const char *format, ...);
 
+/* 503: what is asked for, or what was begun, is refused because the server ends. */
+agl_status agl_api_fail_shutdown(agl_api_error *err);
+
 /* err->detail was filled by a lower layer: derive the rest from its status. */
 agl_status agl_api_fail_detail(agl_api_error *err, agl_status status, const char *param);
 

@@ -120,7 +120,7 @@ static void finish_stream(agl_exchange *exchange)
 static bool take(agl_exchange *exchange, bool cut, bool heartbeat)
 {
     if (cut) {
-        agl_api_fail_http(&exchange->err, 503, NULL, "The server is shutting down.");
+        agl_api_fail_shutdown(&exchange->err);
         finish_stream(exchange);
         return true;
     }

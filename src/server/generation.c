@@ -323,16 +323,14 @@ static bool pull_request(agl_generation *self, size_t prompt, agl_buffer *out, a
         case AGL_EVENT_PROMPT:
             agl_prompt_logprobs_append(&self->answer, prompt, event.tokens, event.token_count);
             break;
+        case AGL_EVENT_TEXT:
         case AGL_EVENT_FINISH:
             /* Cut off by the server itself, which this thread may not have noticed yet: what is
              * there must not pass for the whole answer. */
-            if (event.finish == AGL_FINISH_ABORT) {
-                agl_api_fail(err, AGL_ERR_CANCELLED, NULL, "The server is shutting down.");
+            if (event.kind == AGL_EVENT_FINISH && event.finish == AGL_FINISH_ABORT) {
+                agl_api_fail_shutdown(err);
                 return false;
             }
-            take_text(self, prompt, &event, out);
-            break;
-        case AGL_EVENT_TEXT:
             take_text(self, prompt, &event, out);
             break;
         case AGL_EVENT_ERROR:

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <assert.h>
 #include <string.h>
 
 #include "server/answer.h"
@@ -71,8 +72,8 @@ static void append_finish(agl_buffer *out, const agl_choice *choice)
         [AGL_FINISH_NONE] = "null",
         [AGL_FINISH_STOP] = "\"stop\"",
         [AGL_FINISH_LENGTH] = "\"length\"",
-        [AGL_FINISH_ABORT] = "\"abort\"",
     };
+    assert(choice->finish < AGL_COUNT(NAMES));      /* what is cut off ends with an error */
     agl_buffer_append_text(out, "\"finish_reason\":");
     agl_buffer_append_text(out, NAMES[choice->finish]);
     if (choice->finish == AGL_FINISH_NONE) return;

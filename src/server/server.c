@@ -352,7 +352,7 @@ agl_engine *agl_server_engine(agl_server *server, agl_api_error *err)
         return NULL;
     }
     if (atomic_load(&server->draining)) {
-        agl_api_fail_http(err, 503, NULL, "The server is shutting down.");
+        agl_api_fail_shutdown(err);
         return NULL;
     }
     agl_engine_stats stats = agl_engine_stats_get(engine);
