@@ -112,8 +112,8 @@ void test_reply_free(test_reply *reply)
     *reply = (test_reply){0};
 }
 
-test_reply test_request(const test_service *service, const char *method, const char *path, const char *headers,
-                        const char *body)
+int test_send_request(const test_service *service, const char *method, const char *path, const char *headers,
+                      const char *body)
 {
     int handle = test_connect(service);
     size_t room = strlen(path) + strlen(headers) + 256;
@@ -126,7 +126,13 @@ test_reply test_request(const test_service *service, const char *method, const c
     test_send(handle, head, (size_t)bytes);
     if (body != NULL) test_send(handle, body, strlen(body));
     free(head);
-    return test_receive(handle);
+    return handle;
+}
+
+test_reply test_request(const test_service *service, const char *method, const char *path, const char *headers,
+                        const char *body)
+{
+    return test_receive(test_send_request(service, method, path, headers, body));
 }
 
 test_reply test_get(const test_service *service, const char *path)

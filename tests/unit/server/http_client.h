@@ -38,6 +38,9 @@ test_reply test_get(const test_service *service, const char *path);
 test_reply test_post(const test_service *service, const char *path, const char *body);
 test_reply test_request(const test_service *service, const char *method, const char *path, const char *headers,
                         const char *body);
+/* The same, sent: the connection, for test_receive. */
+int test_send_request(const test_service *service, const char *method, const char *path, const char *headers,
+                      const char *body);
 
 /* Wait (up to 20 s) until no request of the engine is left; false if one stays. */
 bool test_wait_idle(void);

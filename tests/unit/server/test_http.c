@@ -41,6 +41,15 @@ static char *chat(const char *text, bool stream)
     return body;
 }
 
+/* A chat request on a connection of its own, which test_receive reads. */
+static int send_chat(const test_service *service, const char *text, bool stream)
+{
+    char *body = chat(text, stream);
+    int handle = test_send_request(service, "POST", CHAT, "", body);
+    free(body);
+    return handle;
+}
+
 static void readiness_follows_the_engine(void **state)
 {
     (void)state;
@@ -280,15 +289,9 @@ static void overload_is_429(void **state)
 {
     (void)state;
     test_service service = test_service_start(&(agl_server_options){.request_threads = 1, .queue_max = 1}, false);
-    char *body = chat("[submit=400][say:x]", false);
     int handles[4];
-    char head[256];
-    int bytes = snprintf(head, sizeof head, "POST %s HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n",
-                         CHAT, strlen(body));
     for (int i = 0; i < 4; i++) {
-        handles[i] = test_connect(&service);
-        test_send(handles[i], head, (size_t)bytes);
-        test_send(handles[i], body, strlen(body));
+        handles[i] = send_chat(&service, "[submit=400][say:x]", false);
         sleep_ms(50);
     }
     int served = 0, refused = 0;
@@ -300,7 +303,6 @@ static void overload_is_429(void **state)
     }
     assert_int_equal(served, 2);
     assert_int_equal(refused, 2);
-    free(body);
     test_service_stop(&service);
 }
 
@@ -394,19 +396,6 @@ static void silent_streams_send_heartbeats(void **state)
     test_reply_free(&reply);
     free(body);
     test_service_stop(&service);
-}
-
-/* A chat request on a connection of its own. */
-static int send_chat(const test_service *service, const char *text, bool stream)
-{
-    char *body = chat(text, stream), head[256];
-    int bytes = snprintf(head, sizeof head, "POST %s HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n",
-                         CHAT, strlen(body));
-    int handle = test_connect(service);
-    test_send(handle, head, (size_t)bytes);
-    test_send(handle, body, strlen(body));
-    free(body);
-    return handle;
 }
 
 static void wait_for_submitted(int count)
